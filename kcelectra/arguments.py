@@ -1,0 +1,97 @@
+"""Arguments of a recipe: one flat YAML preset, then `--key value`; an unknown key is an error."""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from kcelectra.errors import InputError
+
+
+def parse_args(
+    *dataclasses: type, argv: Sequence[str] | None = None, default_preset: Path | None = None
+) -> tuple[Any, ...]:
+    """Parse `[PRESET.yaml] [--key value ...]` into dataclasses.
+
+    Args:
+        *dataclasses: one per concern, with help text on each field.
+        argv: what to parse; the command line if None.
+        default_preset: the preset if none is given.
+
+    Returns:
+        An instance of each dataclass.
+
+    Raises:
+        InputError: a key is unknown (the nearest known one is named), or the preset cannot be read.
+    """
+    preset, words = _split(argv, default_preset)
+    parser = HfArgumentParser(dataclasses, allow_abbrev=False)
+    known = {action.dest for action in parser._actions}
+    for key in preset:
+        if key not in known:
+            raise InputError(f"unknown key {key!r} in the preset{_hint(key, known)}")
+    # text, so that argparse converts it by the field's type: YAML reads 5e-4 as a string, and 1 as no float
+    parser.set_defaults(**{key: _as_text(value) for key, value in preset.items()})
+    *instances, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+    if unknown:
+        key = unknown[0].lstrip("-").split("=")[0]
+        raise InputError(f"unknown argument {unknown[0]!r}{_hint(key, known)}")
+    return tuple(instances)
+
+
+def given_settings(argv: Sequence[str] | None = None, default_preset: Path | None = None) -> dict[str, str]:
+    """Return every key that the preset and the command line set, as text; the command line wins."""
+    preset, words = _split(argv, default_preset)
+    settings = {key: str(value) for key, value in preset.items()}
+    key = ""
+    for word in words:
+        if word.startswith("--"):
+            key, _, value = word[2:].partition("=")
+            settings[key] = value
+        else:
+            settings[key] = f"{settings[key]} {word}".strip()
+    return settings
+
+
+def _split(argv: Sequence[str] | None, default_preset: Path | None) -> tuple[dict[str, Any], list[str]]:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0].endswith((".yaml", ".yml")):
+        return read_preset(words[0]), words[1:]
+    return read_preset(default_preset) if default_preset else {}, words
+
+
+def read_preset(path: str | Path) -> dict[str, Any]:
+    """Read a flat YAML file.
+
+    Raises:
+        InputError: it does not exist or is not a flat mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the preset {path}: {error}") from error
+    if not isinstance(values, dict) or any(isinstance(value, dict) for value in values.values()):
+        raise InputError(f"{path} is not a flat list of `key: value` lines")
+    return values
+
+
+def run_recipe(main: Callable[[], None]) -> None:
+    """Call a recipe's `main`; an `InputError` ends it with its message alone and exit status 2."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+def _hint(key: str, known: set[str]) -> str:
+    nearest = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else "; see --help for all keys"
+
+
+def _as_text(value: Any) -> Any:
+    return value if value is None or isinstance(value, list) else str(value)

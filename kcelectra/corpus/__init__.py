@@ -1,0 +1,1 @@
+"""From raw comments to clean documents."""

@@ -1,0 +1,143 @@
+"""Configuration of the joint model: one table of sizes, the generator derived from the discriminator."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import ElectraConfig, PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class ElectraSize:
+    """Architecture of a discriminator, and the width of its generator as a fraction of its own."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    embedding_size: int
+    num_attention_heads: int
+    generator_fraction: float
+
+
+#: small, base, large: Clark et al. 2020, tables 6 and 7. tiny: ours, for a CPU; its generator is as wide as one head.
+SIZES = {
+    "tiny": ElectraSize(4, 128, 128, 2, 1 / 2),
+    "small": ElectraSize(12, 256, 128, 4, 1 / 4),
+    "base": ElectraSize(12, 768, 768, 12, 1 / 3),
+    "large": ElectraSize(24, 1024, 1024, 16, 1 / 4),
+}
+
+HEAD_SIZE = 64  # of every published size; google-research/electra, get_generator_config, divides by it
+
+
+class KcElectraConfig(PreTrainedConfig):
+    """Configuration of a generator and a discriminator trained together.
+
+    Args:
+        generator_config: `ElectraConfig` or its dictionary.
+        discriminator_config: `ElectraConfig` or its dictionary; vocabulary, embedding size, position table and token
+            types equal the generator's, because the embeddings are shared.
+        generator_weight: weight of the masked language modeling loss; 1 in the paper.
+        discriminator_weight: weight of the replaced token detection loss; 50 in the paper.
+        sampling_temperature: > 0, of the generator's distribution when replacements are drawn; 1 in the paper.
+        unsampled_token_ids: ids that are never drawn as a replacement: `[PAD] [CLS] [SEP] [MASK]`. Differs from the
+            reference, which may draw any id: give `[]` for that.
+
+    Raises:
+        ValueError: the two sub-configurations cannot share embeddings, or a value is out of range.
+    """
+
+    model_type = "kcelectra"
+    sub_configs = {"generator_config": ElectraConfig, "discriminator_config": ElectraConfig}
+
+    def __init__(
+        self,
+        generator_config: ElectraConfig | dict[str, Any] | None = None,
+        discriminator_config: ElectraConfig | dict[str, Any] | None = None,
+        *,
+        generator_weight: float = 1.0,
+        discriminator_weight: float = 50.0,
+        sampling_temperature: float = 1.0,
+        unsampled_token_ids: list[int] | tuple[int, ...] = (0, 2, 3, 4),
+        **kwargs: Any,
+    ) -> None:
+        self.generator_config = _as_electra_config(generator_config)
+        self.discriminator_config = _as_electra_config(discriminator_config)
+        self.generator_weight = generator_weight
+        self.discriminator_weight = discriminator_weight
+        self.sampling_temperature = sampling_temperature
+        self.unsampled_token_ids = list(unsampled_token_ids)
+        _check_shared_embeddings(self.generator_config, self.discriminator_config)
+        if sampling_temperature <= 0:
+            raise ValueError(f"sampling_temperature is {sampling_temperature}; it must be above 0 (1.0 in the paper)")
+        kwargs["tie_word_embeddings"] = True  # the joint model does not exist untied
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_size(cls, size: str, *, vocab_size: int, **overrides: Any) -> "KcElectraConfig":
+        """Build the configuration of a published size.
+
+        Args:
+            size: a key of `SIZES`: tiny, small, base or large.
+            vocab_size: number of tokens.
+            **overrides: `generator_fraction` (0 to 1, width of the generator), any field of this class, or any field
+                of `ElectraConfig`, which is then set in both halves (`max_position_embeddings`,
+                `hidden_dropout_prob`, ...).
+
+        Returns:
+            A configuration; heads and feed-forward size of the generator follow from its width.
+
+        Raises:
+            ValueError: the size or an override is unknown.
+
+        Source: google-research/electra `get_generator_config`.
+        """
+        if size not in SIZES:
+            raise ValueError(f"unknown size {size!r}; use one of {', '.join(SIZES)}")
+        chosen = SIZES[size]
+        generator_fraction = overrides.pop("generator_fraction", chosen.generator_fraction)
+        own_keys = {"generator_weight", "discriminator_weight", "sampling_temperature", "unsampled_token_ids"}
+        own = {key: overrides.pop(key) for key in own_keys & overrides.keys()}
+        _check_keys(overrides, own_keys | {"generator_fraction"})
+        shared = {"vocab_size": vocab_size, "embedding_size": chosen.embedding_size, **overrides}
+        return cls(
+            generator_config=_electra_config(chosen, round(chosen.hidden_size * generator_fraction), shared),
+            discriminator_config=_electra_config(chosen, chosen.hidden_size, shared),
+            **own,
+        )
+
+
+def _electra_config(size: ElectraSize, hidden_size: int, shared: dict[str, Any]) -> ElectraConfig:
+    is_discriminator = hidden_size == size.hidden_size
+    heads = size.num_attention_heads if is_discriminator else max(1, hidden_size // HEAD_SIZE)
+    derived = {
+        "num_hidden_layers": size.num_hidden_layers,
+        "hidden_size": hidden_size,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden_size,
+    }
+    return ElectraConfig(**{**derived, **shared})
+
+
+def _as_electra_config(config: ElectraConfig | dict[str, Any] | None) -> ElectraConfig:
+    if isinstance(config, ElectraConfig):
+        return config
+    return ElectraConfig(**(config or {}))
+
+
+def _check_shared_embeddings(generator: ElectraConfig, discriminator: ElectraConfig) -> None:
+    for field in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"):
+        ours, theirs = getattr(generator, field), getattr(discriminator, field)
+        if ours != theirs:
+            raise ValueError(
+                f"generator_config.{field} is {ours}, discriminator_config.{field} is {theirs}; the two share their "
+                f"embeddings, so give both the same {field}"
+            )
+
+
+def _check_keys(overrides: dict[str, Any], own_keys: set[str]) -> None:
+    known = own_keys | set(ElectraConfig().to_dict())
+    for key in overrides:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise ValueError(f"unknown configuration field {key!r}{hint}")

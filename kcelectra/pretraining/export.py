@@ -1,0 +1,45 @@
+"""A joint checkpoint becomes two plain Hugging Face repositories."""
+
+import shutil
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from kcelectra.errors import InputError
+from kcelectra.manifest import write_manifest
+from kcelectra.pretraining.modeling import KcElectraForPreTraining
+from kcelectra.tokenization import save_tokenizer
+
+
+def export_checkpoint(checkpoint_dir: str | Path, output_dir: str | Path) -> None:
+    """Write both halves of a checkpoint, with the tokenizer, so that they load where `kcelectra` is not installed.
+
+    Args:
+        checkpoint_dir: a checkpoint of `KcElectraForPreTraining` with its tokenizer.
+        output_dir: gets `discriminator/` (`ElectraForPreTraining`), `generator/` (`ElectraForMaskedLM`) and
+            `manifest.json`; replaced if it is there.
+
+    Raises:
+        InputError: there is no checkpoint, or its tokenizer is not the model's.
+    """
+    if not Path(checkpoint_dir, "config.json").is_file():
+        raise InputError(f"{checkpoint_dir} is not a checkpoint: it has no config.json; give a checkpoint-N directory")
+    model = KcElectraForPreTraining.from_pretrained(checkpoint_dir)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_dir)
+    vocab_size = model.config.discriminator_config.vocab_size
+    if len(tokenizer) != vocab_size:
+        raise InputError(f"{checkpoint_dir}: the tokenizer has {len(tokenizer)} tokens, the model {vocab_size}")
+    export_model(model, tokenizer, output_dir)
+
+
+def export_model(model: KcElectraForPreTraining, tokenizer: PreTrainedTokenizerBase, output_dir: str | Path) -> None:
+    """Write both halves of a model; see `export_checkpoint`."""
+    output_dir = Path(output_dir)
+    staging = output_dir.with_name(f".{output_dir.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    for name, half in (("discriminator", model.discriminator), ("generator", model.generator)):
+        half.save_pretrained(staging / name)
+        save_tokenizer(tokenizer, staging / name)
+    write_manifest(staging, num_parameters=model.num_parameters())
+    shutil.rmtree(output_dir, ignore_errors=True)
+    staging.rename(output_dir)

@@ -1,0 +1,225 @@
+"""The joint model: a generator that proposes replacements and a discriminator that finds them.
+
+Dimension key: B batch, L max_length, K masked positions per row, E embedding, H hidden, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
+    PreTrainedModel,
+)
+from transformers.utils import ModelOutput
+
+from kcelectra.pretraining.collator import IGNORED
+from kcelectra.pretraining.configuration import KcElectraConfig
+
+#: Shared by both halves, as by the reference's variable scope `electra/embeddings`; `ElectraForMaskedLM` itself ties
+#: the output embedding of the generator to its input embedding.
+SHARED_EMBEDDINGS = (
+    "word_embeddings.weight",
+    "position_embeddings.weight",
+    "token_type_embeddings.weight",
+    "LayerNorm.weight",
+    "LayerNorm.bias",
+)
+
+
+@dataclass
+class KcElectraForPreTrainingOutput(ModelOutput):
+    """What a pretraining step computes.
+
+    Args:
+        loss: scalar float32, `generator_weight * generator_loss + discriminator_weight * discriminator_loss`.
+        generator_loss: scalar float32, nats per masked position.
+        discriminator_loss: scalar float32, nats per token that is not padding.
+        discriminator_logits: (batch, length) float32; above 0 means "replaced".
+        is_replaced: (batch, length) bool; what the discriminator is to find.
+        generator_predictions: (batch, masked) int64, the generator's most probable tokens.
+        sampled_ids: (batch, masked) int64, the tokens drawn; the original where a slot holds no position.
+    """
+
+    loss: Tensor | None = None
+    generator_loss: Tensor | None = None
+    discriminator_loss: Tensor | None = None
+    discriminator_logits: Tensor | None = None
+    is_replaced: Tensor | None = None
+    generator_predictions: Tensor | None = None
+    sampled_ids: Tensor | None = None
+
+
+def sample_replacements(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    unsampled_token_ids: list[int] | tuple[int, ...] = (),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw one token per masked position from the generator's distribution.
+
+    Gumbel-max. The noise is drawn in float32 whatever the autocast dtype: in bfloat16 a token of probability 0.1 would
+    be drawn 99.8 % of the time, because the largest noise a 16-bit uniform can give is 5.5.
+
+    Args:
+        logits: (batch, masked, vocab), any float dtype, unnormalised.
+        temperature: > 0; 1.0 in the paper.
+        unsampled_token_ids: ids that are never drawn.
+        generator: source of the noise; torch's global one if None.
+
+    Returns:
+        (batch, masked) int64 token ids.
+
+    Raises:
+        ValueError: temperature is not positive.
+
+    Source: Clark et al. 2020, section 2; google-research/electra `sample_from_softmax`.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}; it must be above 0 (1.0 in the paper)")
+    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        uniform = torch.rand(logits.shape, dtype=torch.float32, device=logits.device, generator=generator)
+        # -log(-log u) is Gumbel noise; 2^-24 u = 0 would give infinite noise of the wrong sign
+        scores = uniform.clamp_min_(2.0**-25).log_().neg_().log_().neg_()
+        scores += logits.float() / temperature if temperature != 1.0 else logits
+        for token_id in unsampled_token_ids:
+            scores[..., token_id] = -torch.inf
+        return scores.argmax(dim=-1)
+
+
+class KcElectraForPreTraining(PreTrainedModel):
+    """A generator and a discriminator with shared embeddings, trained jointly on replaced token detection.
+
+    Takes the batches of `DataCollatorForReplacedTokenDetection` and works with the stock `transformers.Trainer`.
+    `generator` and `discriminator` are plain Hugging Face models; `kcelectra.export_checkpoint` writes them apart.
+    """
+
+    config_class = KcElectraConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _tied_weights_keys = {
+        f"generator.electra.embeddings.{name}": f"discriminator.electra.embeddings.{name}"
+        for name in SHARED_EMBEDDINGS
+    }
+
+    def __init__(self, config: KcElectraConfig) -> None:
+        super().__init__(config)
+        self.discriminator = ElectraForPreTraining(config.discriminator_config)
+        self.generator = ElectraForMaskedLM(config.generator_config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        masked_positions: Tensor,
+        masked_labels: Tensor,
+        document_ids: Tensor,
+        position_ids: Tensor,
+        token_type_ids: Tensor,
+        num_masked: Tensor | None = None,
+        num_tokens: Tensor | None = None,
+        row_id: Tensor | None = None,
+    ) -> KcElectraForPreTrainingOutput:
+        """Compute both losses of one batch of packed rows.
+
+        Args:
+            input_ids: (batch, length) int64, masked tokens replaced by `[MASK]`: what the generator reads.
+            masked_positions: (batch, masked) int64, distinct positions in a row; 0 where a slot is not used.
+            masked_labels: (batch, masked) int64, the original tokens; -100 where a slot is not used.
+            document_ids: (batch, length) int64, 1, 2, ... along a row and 0 for padding. A token attends to its own
+                document only, so a packed row computes what its documents would compute apart.
+            position_ids: (batch, length) int64, restarting at 0 in each document.
+            token_type_ids: (batch, length) int64, 0 up to the first `[SEP]` of a document, then 1.
+            num_masked: scalar, divisor of the generator's loss; the number of used slots here if None.
+                `KcElectraTrainer` gives the count over all accumulated batches and processes.
+            num_tokens: scalar, divisor of the discriminator's loss; the number of non-padding tokens here if None.
+            row_id: (batch,) int64; names a row in a message, not used in the computation.
+
+        Returns:
+            The losses, and what their metrics are computed from.
+
+        Source: Clark et al. 2020, section 2; google-research/electra `run_pretraining.py`. Differs from the reference:
+        one draw per masked position (there, duplicate positions average the ids of two draws).
+        """
+        is_token = document_ids > 0
+        context = {
+            "attention_mask": self._attention_mask(document_ids),
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+        }
+        is_used = masked_labels != IGNORED
+        kept_ids = input_ids.gather(1, masked_positions)  # (B, K)
+        original_ids = torch.where(is_used, masked_labels, kept_ids)
+        logits = self._generate(input_ids, masked_positions, context)  # (B, K, V)
+        generator_loss = _mean_cross_entropy(logits, masked_labels, num_masked)
+        sampled_ids = sample_replacements(
+            logits.detach(),
+            temperature=self.config.sampling_temperature,
+            unsampled_token_ids=self.config.unsampled_token_ids,
+        )
+        sampled_ids = torch.where(is_used, sampled_ids, original_ids)
+        corrupted_ids = input_ids.scatter(1, masked_positions, sampled_ids)  # (B, L)
+        is_replaced = corrupted_ids != input_ids.scatter(1, masked_positions, original_ids)
+        discriminator_logits = self.discriminator(corrupted_ids, **context).logits.float()  # (B, L)
+        discriminator_loss = _mean_binary_cross_entropy(discriminator_logits, is_replaced, is_token, num_tokens)
+        return KcElectraForPreTrainingOutput(
+            loss=self.config.generator_weight * generator_loss + self.config.discriminator_weight * discriminator_loss,
+            generator_loss=generator_loss,
+            discriminator_loss=discriminator_loss,
+            discriminator_logits=discriminator_logits,
+            is_replaced=is_replaced,
+            generator_predictions=logits.detach().argmax(dim=-1),
+            sampled_ids=sampled_ids,
+        )
+
+    def _generate(self, input_ids: Tensor, masked_positions: Tensor, context: dict[str, Tensor]) -> Tensor:
+        """Score the vocabulary at the masked positions only: (B, K, V), never (B, L, V)."""
+        hidden = self.generator.electra(input_ids, **context).last_hidden_state  # (B, L, H)
+        index = masked_positions[:, :, None].expand(-1, -1, hidden.shape[-1])
+        return self.generator.generator_lm_head(self.generator.generator_predictions(hidden.gather(1, index)))
+
+    def _attention_mask(self, document_ids: Tensor) -> Tensor:
+        """Block-diagonal mask (B, 1, L, L); restarted position ids alone would not keep documents apart."""
+        mask = document_ids[:, None, :, None] == document_ids[:, None, None, :]
+        if self.config._attn_implementation == "eager":
+            return torch.where(mask, 0.0, torch.finfo(self.dtype).min).to(self.dtype)
+        return mask
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """Return the word embedding table that both halves share, (vocab, embedding)."""
+        return self.discriminator.get_input_embeddings()
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> torch.nn.Module:
+        """Resize the shared table, the generator's output layer and all three `vocab_size` entries.
+
+        The inherited method leaves the sub-configurations behind, and the exported generator would not load.
+        """
+        for half in (self.discriminator, self.generator):
+            half.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self.tie_weights()
+        return self.get_input_embeddings()
+
+
+def _mean_cross_entropy(logits: Tensor, labels: Tensor, divisor: Tensor | None) -> Tensor:
+    total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / ((labels != IGNORED).sum() if divisor is None else divisor)
+
+
+def _mean_binary_cross_entropy(logits: Tensor, labels: Tensor, is_counted: Tensor, divisor: Tensor | None) -> Tensor:
+    losses = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none") * is_counted
+    return losses.sum() / (is_counted.sum() if divisor is None else divisor)
+
+
+AutoConfig.register(KcElectraConfig.model_type, KcElectraConfig)
+AutoModel.register(KcElectraConfig, KcElectraForPreTraining)
+AutoModelForPreTraining.register(KcElectraConfig, KcElectraForPreTraining)

@@ -1,0 +1,145 @@
+"""The report of a pretraining run: one HTML page that opens offline, and its curves as PNG."""
+
+import base64
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+
+from kcelectra.errors import InputError
+from kcelectra.manifest import write_atomically
+from kcelectra.release.plots import draw_plots
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+  body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+  table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .8rem; text-align: left }
+  td.number { text-align: right; font-variant-numeric: tabular-nums }
+  tr:nth-child(even) { background: #f5f5f5 }
+  .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem }
+  img { width: 100%; border: 1px solid #ddd }
+  pre { background: #f5f5f5; padding: 1rem; overflow-x: auto }
+  .pass { color: #176f2c } .fail { color: #b3261e }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<h2>Is it learning?</h2>
+<table>
+{% for check in checks -%}
+<tr><td>{{ check.claim }}</td><td class="number">{{ check.value }}</td><td>{{ check.baseline }}</td>
+<td class="{{ 'pass' if check.holds else 'fail' }}">{{ 'yes' if check.holds else 'not yet' }}</td></tr>
+{% endfor -%}
+</table>
+<div class="plots">
+{% for plot in plots -%}
+<img alt="{{ plot.name }}" src="data:image/png;base64,{{ plot.data }}">
+{% endfor -%}
+</div>
+{% for name, rows in tables -%}
+<h2>{{ name }}</h2>
+<table>
+{% for key, value in rows.items() -%}
+<tr><td>{{ key }}</td><td class="number">{{ value }}</td></tr>
+{% endfor -%}
+</table>
+{% endfor -%}
+<h2>Load it</h2>
+<pre>{{ snippet }}</pre>
+</body>
+</html>
+"""
+
+
+def write_report(run_dir: str | Path, history: list[dict[str, Any]], *, facts: dict[str, dict[str, Any]]) -> Path:
+    """Write `report/index.html`, `report/history.json` and the curves of a run.
+
+    Args:
+        run_dir: output directory of the run.
+        history: `log_history` of the Trainer's state.
+        facts: tables to show, by title.
+
+    Returns:
+        The path of the page, which needs no other file and no network.
+
+    Raises:
+        InputError: the run logged nothing.
+    """
+    entries = _training_entries(history)
+    output_dir = Path(run_dir, "report")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    plots = [{"name": path.stem, "data": _as_base64(path)} for path in draw_plots(entries, output_dir)]
+    write_atomically(output_dir / "history.json", json.dumps(entries, indent=1) + "\n")
+    page = (
+        Environment(autoescape=True)
+        .from_string(_PAGE)
+        .render(
+            title=f"Pretraining report: {Path(run_dir).name}",
+            checks=check_learning(entries),
+            plots=plots,
+            tables=[
+                ("Last logged interval", _format(entries[-1])),
+                *((name, _format(rows)) for name, rows in facts.items()),
+            ],
+            snippet=loading_snippet(run_dir),
+        )
+    )
+    path = output_dir / "index.html"
+    write_atomically(path, page)
+    return path
+
+
+def check_learning(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Compare the last logged interval with what a model that has learnt nothing would reach."""
+    entry = _training_entries(history)[-1]
+    generator, unigram = entry["generator_loss"], entry["unigram_entropy"]
+    discriminator, chance = entry["discriminator_loss"], entry["fake_rate_entropy"]
+    auc = entry["discriminator_auc"]
+    return [
+        _check("generator loss below the unigram entropy", generator, f"{unigram:.4f}", generator < unigram),
+        _check(
+            "discriminator loss below the entropy of the fake rate",
+            discriminator,
+            f"{chance:.4f}",
+            discriminator < chance,
+        ),
+        _check("discriminator AUC above chance", auc, "0.5", auc > 0.5),
+    ]
+
+
+def loading_snippet(run_dir: str | Path) -> str:
+    """Return the two lines of Python that load the result."""
+    discriminator = Path(run_dir, "export", "discriminator").as_posix()
+    return f'from transformers import AutoModel\nmodel = AutoModel.from_pretrained("{discriminator}")'
+
+
+def _training_entries(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    entries = [entry for entry in history if "generator_loss" in entry]
+    if not entries:
+        raise InputError("the run logged nothing; give --logging_steps lower than --max_steps")
+    return entries
+
+
+def _check(claim: str, value: float, baseline: str, holds: bool) -> dict[str, Any]:
+    return {"claim": claim, "value": f"{value:.4f}", "baseline": baseline, "holds": holds}
+
+
+def _as_base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def _format(rows: dict[str, Any]) -> dict[str, str]:
+    return {key: _format_value(value) for key, value in rows.items()}
+
+
+def _format_value(value: Any) -> str:
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

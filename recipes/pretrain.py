@@ -1,0 +1,75 @@
+"""Pretrain a generator and a discriminator on raw comments, and export both.
+
+The whole pipeline on the embedded sample, in two minutes on a CPU:
+
+    accelerate launch recipes/pretrain.py
+
+Your own comments, a published architecture; the same command again continues an interrupted run:
+
+    accelerate launch recipes/pretrain.py recipes/small/pretrain.yaml --dataset "comments/*.parquet"
+"""
+
+import logging
+from pathlib import Path
+
+from transformers import set_seed
+from transformers.utils.logging import disable_progress_bar
+
+from kcelectra.arguments import given_settings, parse_args, run_recipe
+from kcelectra.pretraining.checkpoints import find_last_checkpoint, read_history, read_step
+from kcelectra.pretraining.export import export_checkpoint
+from kcelectra.pretraining.run import (
+    DataArguments,
+    ModelArguments,
+    build_trainer,
+    claim_run_dir,
+    describe_run,
+    open_comments,
+    prepare_tokenizer,
+    use_all_cores,
+)
+from kcelectra.pretraining.trainer import KcElectraTrainer, PretrainingArguments
+from kcelectra.release.report import check_learning, loading_snippet, write_report
+
+SMOKE_PRESET = Path(__file__).parent / "smoke" / "pretrain.yaml"
+
+
+def main() -> None:
+    """Run the pipeline, or continue where it was interrupted."""
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    model_args, data_args, training_args = parse_args(
+        ModelArguments, DataArguments, PretrainingArguments, default_preset=SMOKE_PRESET
+    )
+    if training_args.disable_tqdm:
+        disable_progress_bar()
+    use_all_cores()
+    run_dir = training_args.output_dir
+    with training_args.main_process_first():
+        claim_run_dir(run_dir, given_settings(default_preset=SMOKE_PRESET))
+        reader = open_comments(data_args, run_dir)
+        tokenizer = prepare_tokenizer(data_args, reader, run_dir)
+    set_seed(training_args.seed)
+    trainer = build_trainer(model_args, data_args, training_args, reader=reader, tokenizer=tokenizer)
+    checkpoint = find_last_checkpoint(run_dir)
+    is_finished = checkpoint is not None and read_step(checkpoint) >= training_args.max_steps
+    if not is_finished:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.is_world_process_zero():
+        finish(trainer, run_dir)
+
+
+def finish(trainer: KcElectraTrainer, run_dir: str) -> None:
+    """Export the last checkpoint, write the report and say how to load the result."""
+    checkpoint = find_last_checkpoint(run_dir)
+    export_checkpoint(checkpoint, Path(run_dir, "export"))
+    history = read_history(checkpoint)
+    page = write_report(run_dir, history, facts=describe_run(trainer))
+    for check in check_learning(history):
+        print(
+            f"{check['claim']}: {check['value']} (baseline {check['baseline']}): {'yes' if check['holds'] else 'not yet'}"
+        )
+    print(f"report: {page}\nload the result with\n{loading_snippet(run_dir)}")
+
+
+if __name__ == "__main__":
+    run_recipe(main)
