@@ -13,7 +13,7 @@ from kcelectra.errors import InputError
 
 
 def parse_args(
-    *dataclasses: type, argv: Sequence[str] | None = None, default_preset: Path | None = None
+    *dataclasses: Any, argv: Sequence[str] | None = None, default_preset: Path | None = None
 ) -> tuple[Any, ...]:
     """Parse `[PRESET.yaml] [--key value ...]` into dataclasses.
 
@@ -29,7 +29,7 @@ def parse_args(
         InputError: a key is unknown (the nearest known one is named), or the preset cannot be read.
     """
     preset, words = _split(argv, default_preset)
-    parser = HfArgumentParser(dataclasses, allow_abbrev=False)
+    parser = HfArgumentParser(list(dataclasses), allow_abbrev=False)
     known = {action.dest for action in parser._actions}
     for key in preset:
         if key not in known:

@@ -44,7 +44,7 @@ def train_tokenizer(
             for word, _ in trainer.pre_tokenizer.pre_tokenize_str(line):
                 first[word[0]] += 1
                 continuing.update(word[1:])
-        alphabet = _choose_alphabet(first + continuing, limit_alphabet)
+        alphabet = _choose_alphabet(first, continuing, limit=limit_alphabet, room=vocab_size - len(SPECIAL_TOKENS))
         spool.seek(0)
         trainer.train_from_iterator(
             spool,
@@ -61,11 +61,12 @@ def train_tokenizer(
     return _bert_tokenizer(vocabulary)
 
 
-def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a `vocab.txt`, a directory or the Hub.
 
     Args:
         source: path of a WordPiece `vocab.txt`, one token a line; or whatever `AutoTokenizer.from_pretrained` takes.
+        revision: of a tokenizer on the Hub.
 
     Returns:
         A tokenizer whose special tokens are known to have the ids of the published vocabularies.
@@ -74,10 +75,10 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         InputError: there is nothing there, or it is not a WordPiece vocabulary with the five special tokens at 0 to 4.
     """
     if str(source).endswith(".txt"):
-        tokenizer = _bert_tokenizer(_read_vocabulary(Path(source)))
+        tokenizer: PreTrainedTokenizerBase = _bert_tokenizer(_read_vocabulary(Path(source)))
     else:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(source))
+            tokenizer = AutoTokenizer.from_pretrained(str(source), revision=revision)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot load a tokenizer from {source}: {error}; give a vocab.txt, a directory or a Hub id"
@@ -93,13 +94,20 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, output_dir: str | Path) -
     Path(output_dir, "vocab.txt").write_text("".join(f"{token}\n" for token, _ in tokens), encoding="utf-8")
 
 
-def _choose_alphabet(characters: Counter[str], limit: int) -> list[str]:
-    """Choose the most frequent characters, ties by code point.
+def _choose_alphabet(first: Counter[str], continuing: Counter[str], *, limit: int, room: int) -> list[str]:
+    """Choose the most frequent characters, ties by code point, as many as fit into the vocabulary with their `##` pieces.
 
     The library's own choice, and its order of `##` pieces, differ from run to run, and so would every merge that ties
     (measured with tokenizers 0.23): hence both are given to it, as special tokens, in a fixed order.
     """
-    return sorted(sorted(characters, key=lambda character: (-characters[character], character))[:limit])
+    characters = first + continuing
+    alphabet = []
+    for character in sorted(characters, key=lambda character: (-characters[character], character))[:limit]:
+        room -= 2 if character in continuing else 1
+        if room < 0:
+            break
+        alphabet.append(character)
+    return sorted(alphabet)
 
 
 def check_special_tokens(tokenizer: PreTrainedTokenizerBase, source: str | Path) -> None:

@@ -65,9 +65,8 @@ def finish(trainer: KcElectraTrainer, run_dir: str) -> None:
     history = read_history(checkpoint)
     page = write_report(run_dir, history, facts=describe_run(trainer))
     for check in check_learning(history):
-        print(
-            f"{check['claim']}: {check['value']} (baseline {check['baseline']}): {'yes' if check['holds'] else 'not yet'}"
-        )
+        verdict = "yes" if check["holds"] else "not yet"
+        print(f"{check['claim']}: {check['value']} (baseline {check['baseline']}): {verdict}")
     print(f"report: {page}\nload the result with\n{loading_snippet(run_dir)}")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,8 +49,8 @@ class CommentReader:
         text_column: column that holds the comment.
 
     Attributes:
-        counts: `comments` read, and rows dropped by reason (`invalid UTF-8`, `invalid JSON`, `no text`), of the current
-            or last pass.
+        counts: `comments` read, and rows dropped by reason (`invalid UTF-8`, `invalid JSON`, `no text`), in the
+            current or last pass.
         has_parents: the source has a column `parent_id`; known once the first batch was read.
 
     Raises:
@@ -87,7 +87,7 @@ class CommentReader:
     def _open_streams(self) -> Iterator[tuple[str, IterableDataset]]:
         if not self.files:
             yield "hub", _load_from_hub(self.dataset, split=self.split, revision=self.revision)
-        for source_format, files in groupby(self.files, key=_format_of):
+        for source_format, files in groupby(self.files, key=lambda file: FORMATS[_suffix(file)]):
             if source_format == "parquet":
                 yield source_format, load_dataset("parquet", data_files=list(files), split="train", streaming=True)
             else:
@@ -101,14 +101,14 @@ class CommentReader:
     def _accept(self, values: dict[str, Any] | str, row: int) -> Comment | None:
         """Make a comment of a row, or count and name what is wrong with it."""
         if isinstance(values, str):
-            return self._drop(values, row)
-        if self.text_column not in values:
-            if row == 0:
-                raise InputError(_missing_column(self.dataset, self.text_column, values))
-            return self._drop("no text", row)
-        text = values[self.text_column]
+            self._drop(values, row)
+            return None
+        if row == 0 and self.text_column not in values:
+            raise InputError(_missing_column(self.dataset, self.text_column, values))
+        text = values.get(self.text_column)
         if not isinstance(text, str):
-            return self._drop("no text", row)
+            self._drop("no text", row)
+            return None
         self.has_parents |= "parent_id" in values
         return Comment(text, *(_as_text(values.get(key)) for key in ("thread", "comment_id", "parent_id")))
 
@@ -156,25 +156,32 @@ def _looks_local(dataset: str) -> bool:
     return is_path or any(character in dataset for character in GLOB_CHARACTERS) or _format_of(dataset) is not None
 
 
+def _suffix(path: str) -> str:
+    return Path(path.removesuffix(".gz")).suffix
+
+
 def _format_of(path: str) -> str | None:
-    return FORMATS.get(Path(path.removesuffix(".gz")).suffix)
+    return FORMATS.get(_suffix(path))
 
 
-def _open_text(file: str) -> Iterable[str]:
-    opener = gzip.open if file.endswith(".gz") else open
-    return opener(file, "rt", encoding="latin-1")  # type: ignore[operator, no-any-return]
+def _open_text(file: str) -> TextIO:
+    if file.endswith(".gz"):
+        return gzip.open(file, "rt", encoding="latin-1")
+    return open(file, encoding="latin-1")
 
 
 def _count_rows(file: str) -> int:
     if _format_of(file) == "parquet":
         return pq.read_metadata(file).num_rows
-    return sum(1 for _ in _open_text(file))
+    with _open_text(file) as lines:
+        return sum(1 for _ in lines)
 
 
 def _check_file(file: str, text_column: str) -> None:
     try:
         if _format_of(file) != "parquet":
-            next(iter(_open_text(file)), "")
+            with _open_text(file) as lines:
+                lines.readline()
             return
         columns = pq.read_schema(file).names
     except (OSError, EOFError, pa.ArrowInvalid) as error:

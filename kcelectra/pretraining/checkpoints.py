@@ -49,7 +49,7 @@ def require_disk_space(directory: str | Path, *, num_bytes: int, purpose: str) -
     if free < num_bytes:
         raise InputError(
             f"{purpose} needs {num_bytes / 1e6:,.0f} MB in {directory}, {free / 1e6:,.0f} MB are free; make room, "
-            "lower --save_total_limit, or give an --output_dir on another disk. The same command then continues the run"
+            "lower --save_total_limit, or give an --output_dir on another disk. The same command then continues"
         )
 
 

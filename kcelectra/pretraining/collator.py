@@ -49,7 +49,7 @@ class DataCollatorForReplacedTokenDetection:
         Raises:
             InputError: there is none.
         """
-        slots = int((self.mask_probability + 0.005) * max_length)
+        slots = min(int((self.mask_probability + 0.005) * max_length), max_length)
         if slots == 0:
             raise InputError(
                 f"mask_probability {self.mask_probability} of max_length {max_length} is less than one token: "

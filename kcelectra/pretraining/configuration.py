@@ -4,7 +4,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import ElectraConfig, PreTrainedConfig
+from transformers import AutoConfig, ElectraConfig, PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,10 @@ class KcElectraConfig(PreTrainedConfig):
         self.sampling_temperature = sampling_temperature
         self.unsampled_token_ids = list(unsampled_token_ids)
         _check_shared_embeddings(self.generator_config, self.discriminator_config)
-        if sampling_temperature <= 0:
+        if not sampling_temperature > 0:
             raise ValueError(f"sampling_temperature is {sampling_temperature}; it must be above 0 (1.0 in the paper)")
         kwargs["tie_word_embeddings"] = True  # the joint model does not exist untied
+        kwargs.setdefault("pad_token_id", self.discriminator_config.pad_token_id)
         super().__init__(**kwargs)
 
     @classmethod
@@ -87,7 +88,7 @@ class KcElectraConfig(PreTrainedConfig):
             A configuration; heads and feed-forward size of the generator follow from its width.
 
         Raises:
-            ValueError: the size or an override is unknown.
+            ValueError: the size or an override is unknown, or the generator's width is no whole number of heads.
 
         Source: google-research/electra `get_generator_config`.
         """
@@ -100,7 +101,7 @@ class KcElectraConfig(PreTrainedConfig):
         _check_keys(overrides, own_keys | {"generator_fraction"})
         shared = {"vocab_size": vocab_size, "embedding_size": chosen.embedding_size, **overrides}
         return cls(
-            generator_config=_electra_config(chosen, round(chosen.hidden_size * generator_fraction), shared),
+            generator_config=_electra_config(chosen, _generator_width(chosen, generator_fraction), shared),
             discriminator_config=_electra_config(chosen, chosen.hidden_size, shared),
             **own,
         )
@@ -116,6 +117,16 @@ def _electra_config(size: ElectraSize, hidden_size: int, shared: dict[str, Any])
         "intermediate_size": 4 * hidden_size,
     }
     return ElectraConfig(**{**derived, **shared})
+
+
+def _generator_width(size: ElectraSize, fraction: float) -> int:
+    width = round(size.hidden_size * fraction)
+    if not 0 < fraction <= 1 or width == 0 or width % max(1, width // HEAD_SIZE):
+        raise ValueError(
+            f"generator_fraction {fraction} of {size.hidden_size} is {width}, which is no whole number of heads; give a "
+            f"share between 0 and 1 whose width is below or a multiple of {HEAD_SIZE}"
+        )
+    return width
 
 
 def _as_electra_config(config: ElectraConfig | dict[str, Any] | None) -> ElectraConfig:
@@ -141,3 +152,6 @@ def _check_keys(overrides: dict[str, Any], own_keys: set[str]) -> None:
             nearest = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise ValueError(f"unknown configuration field {key!r}{hint}")
+
+
+AutoConfig.register(KcElectraConfig.model_type, KcElectraConfig)

@@ -80,7 +80,7 @@ def compute_metrics(nats: Tensor, counts: Tensor, histogram: Tensor, token_count
         token_counts: (vocab,), how often each token was masked so far.
 
     Returns:
-        Losses in nats; accuracies, fake rate, precision, recall and AUC between 0 and 1; and the two baselines in nats:
+        Losses in nats; accuracies, fake rate, precision, recall and AUC between 0 and 1; and two baselines in nats:
         `unigram_entropy` (a generator that ignores context cannot be better; from the masked tokens so far, hence a
         little too low) and `fake_rate_entropy` (a discriminator that ignores its input cannot be better).
     """

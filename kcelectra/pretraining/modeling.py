@@ -1,3 +1,5 @@
+# mypy: disable-error-code="assignment"
+# ModelOutput wants a default for each field, though all are always set.
 """The joint model: a generator that proposes replacements and a discriminator that finds them.
 
 Dimension key: B batch, L max_length, K masked positions per row, E embedding, H hidden, V vocabulary.
@@ -9,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForPreTraining,
     ElectraForMaskedLM,
@@ -46,13 +47,13 @@ class KcElectraForPreTrainingOutput(ModelOutput):
         sampled_ids: (batch, masked) int64, the tokens drawn; the original where a slot holds no position.
     """
 
-    loss: Tensor | None = None
-    generator_loss: Tensor | None = None
-    discriminator_loss: Tensor | None = None
-    discriminator_logits: Tensor | None = None
-    is_replaced: Tensor | None = None
-    generator_predictions: Tensor | None = None
-    sampled_ids: Tensor | None = None
+    loss: Tensor = None
+    generator_loss: Tensor = None
+    discriminator_loss: Tensor = None
+    discriminator_logits: Tensor = None
+    is_replaced: Tensor = None
+    generator_predictions: Tensor = None
+    sampled_ids: Tensor = None
 
 
 def sample_replacements(
@@ -100,6 +101,7 @@ class KcElectraForPreTraining(PreTrainedModel):
     `generator` and `discriminator` are plain Hugging Face models; `kcelectra.export_checkpoint` writes them apart.
     """
 
+    config: KcElectraConfig
     config_class = KcElectraConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
@@ -193,13 +195,13 @@ class KcElectraForPreTraining(PreTrainedModel):
             return torch.where(mask, 0.0, torch.finfo(self.dtype).min).to(self.dtype)
         return mask
 
-    def get_input_embeddings(self) -> torch.nn.Module:
+    def get_input_embeddings(self) -> torch.nn.Embedding:
         """Return the word embedding table that both halves share, (vocab, embedding)."""
-        return self.discriminator.get_input_embeddings()
+        return self.discriminator.electra.embeddings.word_embeddings
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
-    ) -> torch.nn.Module:
+    ) -> torch.nn.Embedding:
         """Resize the shared table, the generator's output layer and all three `vocab_size` entries.
 
         The inherited method leaves the sub-configurations behind, and the exported generator would not load.
@@ -220,6 +222,5 @@ def _mean_binary_cross_entropy(logits: Tensor, labels: Tensor, is_counted: Tenso
     return losses.sum() / (is_counted.sum() if divisor is None else divisor)
 
 
-AutoConfig.register(KcElectraConfig.model_type, KcElectraConfig)
 AutoModel.register(KcElectraConfig, KcElectraForPreTraining)
 AutoModelForPreTraining.register(KcElectraConfig, KcElectraForPreTraining)

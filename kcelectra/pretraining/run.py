@@ -1,6 +1,7 @@
 """A pretraining run: what it was asked for, and the objects it is made of."""
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -18,7 +19,12 @@ from kcelectra.corpus.comments import CommentReader
 from kcelectra.corpus.sample import generate_sample
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, RECORDED_PACKAGES, verify_manifest, write_atomically, write_manifest
-from kcelectra.pretraining.checkpoints import BYTES_PER_PARAMETER, BYTES_PER_WEIGHT, require_disk_space
+from kcelectra.pretraining.checkpoints import (
+    BYTES_PER_PARAMETER,
+    BYTES_PER_WEIGHT,
+    find_last_checkpoint,
+    require_disk_space,
+)
 from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
 from kcelectra.pretraining.configuration import SIZES, KcElectraConfig
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
@@ -27,6 +33,7 @@ from kcelectra.pretraining.trainer import KcElectraTrainer, PretrainingArguments
 from kcelectra.tokenization import load_tokenizer, save_tokenizer, train_tokenizer
 
 SETTINGS_FILE = "run.yaml"
+TOKENIZER_DIR = "tokenizer"
 DEFAULT_VOCAB_SIZE = 30000
 
 
@@ -63,6 +70,7 @@ class DataArguments:
     tokenizer: str | None = field(
         default=None, metadata={"help": "vocab.txt, directory or Hub id; trained on the comments if not given."}
     )
+    tokenizer_revision: str | None = field(default=None, metadata={"help": "Revision of a tokenizer of the Hub."})
     vocab_size: int | None = field(
         default=None,
         metadata={"help": f"Tokens of a tokenizer that is trained here; {DEFAULT_VOCAB_SIZE} if not given."},
@@ -94,25 +102,31 @@ def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
         settings: every key that the preset and the command line gave.
 
     Raises:
-        InputError: the directory holds another run, or files that are no run.
+        InputError: the directory holds another run that has trained, or files that are no run.
     """
     output_dir = Path(output_dir)
     path = output_dir / SETTINGS_FILE
     settings = {key: value for key, value in sorted(settings.items()) if key != "output_dir"}
     if path.exists():
         earlier = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        changed = sorted(key for key in {*earlier, *settings} if earlier.get(key) != settings.get(key))
-        if changed:
-            listed = "; ".join(f"{key}: {earlier.get(key)} there, {settings.get(key)} now" for key in changed)
-            raise InputError(
-                f"{output_dir} holds a different run ({listed}); give another --output_dir, or the settings of "
-                f"{path} to continue that run"
-            )
-        return
-    if output_dir.exists() and any(output_dir.iterdir()):
+        if earlier == settings:
+            return
+        if find_last_checkpoint(output_dir) is not None:
+            raise InputError(_different_run(output_dir, earlier, settings))
+        shutil.rmtree(output_dir / TOKENIZER_DIR, ignore_errors=True)  # of a run that never trained
+    elif output_dir.exists() and any(output_dir.iterdir()):
         raise InputError(f"{output_dir} is not empty and holds no {SETTINGS_FILE}; give another --output_dir")
     output_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(path, yaml.safe_dump(settings, allow_unicode=True))
+
+
+def _different_run(output_dir: Path, earlier: dict[str, Any], settings: dict[str, Any]) -> str:
+    changed = sorted(key for key in {*earlier, *settings} if earlier.get(key) != settings.get(key))
+    listed = "; ".join(f"{key}: {earlier.get(key)} there, {settings.get(key)} now" for key in changed)
+    return (
+        f"{output_dir} holds a different run ({listed}); give another --output_dir, or continue that run with "
+        f"`accelerate launch recipes/pretrain.py {output_dir / SETTINGS_FILE} --output_dir {output_dir}`"
+    )
 
 
 def open_comments(arguments: DataArguments, run_dir: str | Path) -> CommentReader:
@@ -135,7 +149,7 @@ def prepare_tokenizer(arguments: DataArguments, reader: CommentReader, run_dir: 
     Raises:
         InputError: `vocab_size` is given and is not that of the loaded tokenizer.
     """
-    trained_dir = Path(run_dir, "tokenizer")
+    trained_dir = Path(run_dir, TOKENIZER_DIR)
     if arguments.tokenizer is None and not (trained_dir / MANIFEST).exists():
         shutil.rmtree(trained_dir, ignore_errors=True)
         texts = read_texts(reader, rules=arguments.rules, min_chars=arguments.min_chars)
@@ -144,7 +158,7 @@ def prepare_tokenizer(arguments: DataArguments, reader: CommentReader, run_dir: 
     if arguments.tokenizer is None:
         verify_manifest(trained_dir)
         return load_tokenizer(trained_dir)
-    tokenizer = load_tokenizer(arguments.tokenizer)
+    tokenizer = load_tokenizer(arguments.tokenizer, revision=arguments.tokenizer_revision)
     if arguments.vocab_size not in (None, len(tokenizer)):
         raise InputError(
             f"{arguments.tokenizer} has {len(tokenizer)} tokens, vocab_size is {arguments.vocab_size}; leave out "
@@ -164,8 +178,8 @@ def build_trainer(
     """Put model, collator and stream together.
 
     Raises:
-        InputError: rows are longer than the position table, no position would be masked, the run counts no steps, or the
-            disk has no room for its checkpoints.
+        InputError: rows are longer than the position table, no position would be masked, the run counts no steps, or
+            the disk has no room for its checkpoints.
     """
     max_length = data_arguments.max_length
     if max_length > model_arguments.max_position_embeddings:
@@ -252,8 +266,11 @@ def describe_run(trainer: KcElectraTrainer) -> dict[str, dict[str, Any]]:
 
 def _require_room(num_parameters: int, arguments: PretrainingArguments) -> None:
     """Count the checkpoints that will be kept, the one being written, and the export, less what is there already."""
-    num_saves = max(1, int(arguments.max_steps / arguments.save_steps)) if arguments.save_steps >= 1 else 1
+    num_saves = math.ceil(1 / arguments.save_steps)  # a share of all steps if below 1
+    if arguments.save_steps >= 1:
+        num_saves = math.ceil(arguments.max_steps / arguments.save_steps)
     num_kept = min(num_saves, arguments.save_total_limit or num_saves) + 1
     num_bytes = num_parameters * (BYTES_PER_PARAMETER * num_kept + BYTES_PER_WEIGHT)
-    present = sum(path.stat().st_size for path in Path(arguments.output_dir).rglob("*") if path.is_file())
-    require_disk_space(arguments.output_dir, num_bytes=num_bytes - present, purpose="the run")
+    run_dir = Path(str(arguments.output_dir))
+    present = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
+    require_disk_space(run_dir, num_bytes=num_bytes - present, purpose="the run")

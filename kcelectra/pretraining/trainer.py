@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import is_torch_xla_available
 
 from kcelectra.errors import InputError
-from kcelectra.pretraining.collator import IGNORED
+from kcelectra.pretraining.collator import IGNORED, DataCollatorForReplacedTokenDetection
 from kcelectra.pretraining.flops import training_flops_per_row
 from kcelectra.pretraining.metrics import COUNTED, PretrainingMetrics, compute_metrics
+from kcelectra.pretraining.modeling import KcElectraForPreTraining
 from kcelectra.pretraining.progress import EpochCallback, OneLineLog, TokensPerSecondProgress
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -89,10 +90,14 @@ class KcElectraTrainer(Trainer):
         InputError: tokenizer and model disagree about the vocabulary.
     """
 
+    model: KcElectraForPreTraining
+    processing_class: PreTrainedTokenizerBase | None
+    data_collator: DataCollatorForReplacedTokenDetection
+    train_dataset: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        config = self.model.config
-        vocab_size = config.discriminator_config.vocab_size
+        vocab_size = self.model.config.discriminator_config.vocab_size
         if self.processing_class is not None and len(self.processing_class) != vocab_size:
             raise InputError(
                 f"the tokenizer has {len(self.processing_class)} tokens, the model {vocab_size}; "
@@ -114,10 +119,12 @@ class KcElectraTrainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Return the reference's schedule if it is asked for, else what `lr_scheduler_type` names."""
-        if self.lr_scheduler is None and self.args.product_schedule:
+        optimizer = optimizer or self.optimizer
+        is_product = isinstance(self.args, PretrainingArguments) and self.args.product_schedule
+        if self.lr_scheduler is None and is_product and optimizer is not None:
             warmup_steps = self.args.get_warmup_steps(num_training_steps)
             self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer,
+                optimizer,
                 lambda step: product_schedule(step, warmup_steps=warmup_steps, max_steps=num_training_steps),
             )
         return super().create_scheduler(num_training_steps, optimizer)

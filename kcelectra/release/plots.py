@@ -50,7 +50,9 @@ def _draw(plot: Plot, history: list[dict[str, Any]], output_dir: Path) -> Path:
         steps = [entry["step"] for entry in history if key in entry]
         values = [entry[key] for entry in history if key in entry]
         is_baseline = key in plot.baselines
-        style = {"linestyle": "--", "color": "0.45"} if is_baseline else {"marker": "." if len(steps) < 40 else ""}
+        style: dict[str, Any] = (
+            {"linestyle": "--", "color": "0.45"} if is_baseline else {"marker": "." if len(steps) < 40 else ""}
+        )
         axes.plot(steps, values, label=f"{key} (baseline)" if is_baseline else key, **style)
     axes.set(title=plot.title, xlabel="step", ylabel=plot.unit)
     axes.grid(alpha=0.3)

@@ -1,0 +1,43 @@
+# Everything from a fresh clone with Python 3.11 and a package index. Each target is safe to repeat.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo lint test test-slow bench clean
+
+help:
+	@echo "make setup      install into $(VENV)"
+	@echo "make demo       raw comments in, a pretrained model and a report out, on the embedded sample"
+	@echo "make test       lint, types and the test suite"
+	@echo "make test-slow  the long tests"
+	@echo "make bench      speed of a pretraining step beside its peer (needs comments: DATASET='data/*.parquet')"
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "== installing into $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,reference]"
+	@touch $@
+
+demo: setup
+	@echo "== raw comments -> clean -> tokenizer -> packed rows -> training -> export -> report"
+	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	@echo "== tests"
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+bench: setup
+	$(BIN)/python benchmarks/pretrain_step.py --dataset "$(DATASET)"
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .ruff_cache .mypy_cache

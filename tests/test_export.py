@@ -1,0 +1,99 @@
+"""Exported weights load where the package is not installed, and compute the same."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kcelectra import KcElectraConfig, KcElectraForPreTraining, export_checkpoint
+from kcelectra.errors import InputError
+from kcelectra.manifest import verify_manifest
+from kcelectra.tokenization import save_tokenizer
+
+LOAD = """
+import sys
+sys.modules["kcelectra"] = None  # any import of it now fails
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer, ElectraForSequenceClassification
+)
+
+directory, ids, output = sys.argv[1], load_file(sys.argv[2])["ids"], {}
+loaders = {
+    "backbone": (AutoModel, {}, set(), {"discriminator_predictions"}),
+    "discriminator": (AutoModelForPreTraining, {}, set(), set()),
+    "generator": (AutoModelForMaskedLM, {"subfolder": "generator"}, set(), set()),
+    "classifier": (ElectraForSequenceClassification, {}, {"classifier"}, {"discriminator_predictions"}),
+}
+for name, (loader, kwargs, new_heads, other_heads) in loaders.items():
+    source = directory if kwargs else directory + "/discriminator"
+    model, info = loader.from_pretrained(source, output_loading_info=True, **kwargs)
+    # nothing but the head that this class adds, and the head that it does not have
+    assert {key.split(".")[0] for key in info["missing_keys"]} == new_heads, (name, info)
+    assert {key.split(".")[0] for key in info["unexpected_keys"]} <= other_heads, (name, info)
+    assert not info["mismatched_keys"], (name, info)
+    output[name] = model.eval()(ids)[0].detach().contiguous()
+tokenizer = AutoTokenizer.from_pretrained(directory + "/discriminator")
+assert type(tokenizer).__name__ == "BertTokenizer" and len(tokenizer) == model.config.vocab_size
+assert AutoTokenizer.from_pretrained(directory, subfolder="generator").get_vocab() == tokenizer.get_vocab()
+save_file(output, sys.argv[3])
+"""
+
+
+@pytest.fixture
+def checkpoint(tokenizer, tmp_path):
+    torch.manual_seed(0)
+    model = KcElectraForPreTraining(KcElectraConfig.from_size("tiny", vocab_size=len(tokenizer), num_hidden_layers=2))
+    model.save_pretrained(tmp_path / "checkpoint-1")
+    tokenizer.save_pretrained(tmp_path / "checkpoint-1")
+    return tmp_path / "checkpoint-1"
+
+
+def test_the_export_loads_without_the_package_and_gives_the_same_logits(checkpoint, tmp_path):
+    export_checkpoint(checkpoint, tmp_path / "export")
+    ids = torch.randint(5, 400, (2, 12))
+    save_file({"ids": ids}, tmp_path / "ids.safetensors")
+    command = [sys.executable, "-c", LOAD]
+    paths = [str(tmp_path / name) for name in ("export", "ids.safetensors", "logits.safetensors")]
+    subprocess.run([*command, *paths], check=True, cwd=tmp_path, timeout=120)
+    logits = load_file(tmp_path / "logits.safetensors")
+    model = KcElectraForPreTraining.from_pretrained(checkpoint).eval()
+    assert torch.equal(logits["discriminator"], model.discriminator(ids).logits)
+    assert torch.equal(logits["generator"], model.generator(ids).logits)
+    assert torch.equal(logits["backbone"], model.discriminator.electra(ids).last_hidden_state)
+    assert logits["classifier"].shape == (2, 2)
+
+
+def test_the_export_after_a_resize_has_the_new_vocabulary(checkpoint, tokenizer, tmp_path):
+    model = KcElectraForPreTraining.from_pretrained(checkpoint)
+    tokenizer = tokenizer.__class__.from_pretrained(checkpoint)
+    tokenizer.add_tokens(["갓작", "노잼각"])
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path / "checkpoint-2")
+    save_tokenizer(tokenizer, tmp_path / "checkpoint-2")
+    export_checkpoint(tmp_path / "checkpoint-2", tmp_path / "export")
+    ids = torch.tensor([[2, len(tokenizer) - 1, 3]])
+    save_file({"ids": ids}, tmp_path / "ids.safetensors")
+    paths = [str(tmp_path / name) for name in ("export", "ids.safetensors", "logits.safetensors")]
+    subprocess.run([sys.executable, "-c", LOAD, *paths], check=True, cwd=tmp_path, timeout=120)
+    logits = load_file(tmp_path / "logits.safetensors")
+    assert logits["generator"].shape == (1, 3, len(tokenizer))
+
+
+def test_the_export_is_complete_or_absent(checkpoint, tmp_path):
+    export_checkpoint(checkpoint, tmp_path / "export")
+    manifest = verify_manifest(tmp_path / "export")
+    halves = {name.split("/")[0] for name in manifest["files"]}
+    assert halves == {"discriminator", "generator"}
+    assert not [name for name in manifest["files"] if name.endswith((".bin", ".pt", ".pkl"))]
+    export_checkpoint(checkpoint, tmp_path / "export")  # safe to repeat
+    assert verify_manifest(tmp_path / "export")["files"] == manifest["files"]
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-1", "export"}
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(InputError, match="checkpoint-N"):
+        export_checkpoint(tmp_path, tmp_path / "export")
