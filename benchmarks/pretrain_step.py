@@ -2,11 +2,10 @@
 
     python benchmarks/pretrain_step.py --dataset "comments/*.parquet" --tokenizer vocab.txt
 
-First, non-padding tokens per second of ours and of `ElectraForMaskedLM` + `ElectraForPreTraining` as one would write it
-with transformers: one comment a row, padded to the longest, logits over the whole vocabulary at each position. Same
-comments, architecture, tied embeddings, dropout, autocast and optimizer; both take turns in one process, and the peer is
-given the batch size that is its best. Then the share of the machine's matrix-product peak, measured between the steps,
-and what the rest of the time goes to.
+First, non-padding tokens per second of ours and of `ElectraForMaskedLM` + `ElectraForPreTraining` as one would write
+it with transformers: one comment a row, padded to the longest, logits over the whole vocabulary at each position. Same
+comments, architecture, tied embeddings, dropout, autocast and optimizer; both take turns in one process. Then the
+share of the machine's matrix-product peak, measured around each step, and what the rest of the time goes to.
 """
 
 import argparse

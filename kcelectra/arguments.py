@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Callable, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,24 @@ def parse_args(
     return tuple(instances)
 
 
-def given_settings(argv: Sequence[str] | None = None, default_preset: Path | None = None) -> dict[str, str]:
-    """Return every key that the preset and the command line set, as text; the command line wins."""
+def given_settings(
+    *instances: Any, argv: Sequence[str] | None = None, default_preset: Path | None = None
+) -> dict[str, Any]:
+    """Return what the preset and the command line set, as `parse_args` understood it; defaults are left out.
+
+    Args:
+        *instances: what `parse_args` returned.
+        argv: what it parsed.
+        default_preset: the preset if none is given.
+
+    Returns:
+        Values by key, as YAML can hold them; given as a preset, they make the same run.
+    """
     preset, words = _split(argv, default_preset)
-    settings = {key: str(value) for key, value in preset.items()}
-    key = ""
-    for word in words:
-        if word.startswith("--"):
-            key, _, value = word[2:].partition("=")
-            settings[key] = value
-        else:
-            settings[key] = f"{settings[key]} {word}".strip()
-    return settings
+    given = [word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")]
+    values = {key: value for instance in instances for key, value in vars(instance).items()}
+    keys = {key if key in values else key.removeprefix("no_") for key in [*preset, *given]}
+    return {key: _as_yaml(values[key]) for key in sorted(keys)}
 
 
 def _split(argv: Sequence[str] | None, default_preset: Path | None) -> tuple[dict[str, Any], list[str]]:
@@ -89,8 +96,14 @@ def run_recipe(main: Callable[[], None]) -> None:
 
 
 def _hint(key: str, known: set[str]) -> str:
-    nearest = difflib.get_close_matches(key, known, n=1)
+    nearest = difflib.get_close_matches(str(key), known, n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else "; see --help for all keys"
+
+
+def _as_yaml(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    return value if isinstance(value, (bool, int, float, list, type(None))) else str(value)
 
 
 def _as_text(value: Any) -> Any:

@@ -24,7 +24,8 @@ def write_manifest(directory: str | Path, **facts: Any) -> dict[str, Any]:
         The manifest: `facts`, `files` and `versions`.
     """
     directory = Path(directory)
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+    ours = {MANIFEST, _temporary(directory / MANIFEST).name}
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in ours)
     manifest = {
         **facts,
         "files": {path.relative_to(directory).as_posix(): _describe(path) for path in files},
@@ -60,12 +61,16 @@ def verify_manifest(directory: str | Path) -> dict[str, Any]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _describe(path: Path) -> dict[str, Any]:

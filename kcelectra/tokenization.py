@@ -95,7 +95,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, output_dir: str | Path) -
 
 
 def _choose_alphabet(first: Counter[str], continuing: Counter[str], *, limit: int, room: int) -> list[str]:
-    """Choose the most frequent characters, ties by code point, as many as fit into the vocabulary with their `##` pieces.
+    """Choose the most frequent characters, ties by code point, as many as fit into the vocabulary with their pieces.
 
     The library's own choice, and its order of `##` pieces, differ from run to run, and so would every merge that ties
     (measured with tokenizers 0.23): hence both are given to it, as special tokens, in a fixed order.

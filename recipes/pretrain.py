@@ -37,15 +37,14 @@ SMOKE_PRESET = Path(__file__).parent / "smoke" / "pretrain.yaml"
 def main() -> None:
     """Run the pipeline, or continue where it was interrupted."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
-    model_args, data_args, training_args = parse_args(
-        ModelArguments, DataArguments, PretrainingArguments, default_preset=SMOKE_PRESET
-    )
+    arguments = parse_args(ModelArguments, DataArguments, PretrainingArguments, default_preset=SMOKE_PRESET)
+    model_args, data_args, training_args = arguments
     if training_args.disable_tqdm:
         disable_progress_bar()
     use_all_cores()
     run_dir = training_args.output_dir
     with training_args.main_process_first():
-        claim_run_dir(run_dir, given_settings(default_preset=SMOKE_PRESET))
+        claim_run_dir(run_dir, given_settings(*arguments, default_preset=SMOKE_PRESET))
         reader = open_comments(data_args, run_dir)
         tokenizer = prepare_tokenizer(data_args, reader, run_dir)
     set_seed(training_args.seed)

@@ -175,32 +175,41 @@ def test_a_recipe_ends_with_the_message_alone_and_status_2(capsys):
 # settings
 
 
+def settings_of(argv, default_preset=None):
+    instances = parse_args(Model, Training, argv=argv, default_preset=default_preset)
+    return given_settings(*instances, argv=argv, default_preset=default_preset)
+
+
 def test_given_settings_are_those_of_preset_and_command_line(tmp_path):
     preset = write_preset(tmp_path / "a.yaml", "size: small\nmax_steps: 1_000\nlearning_rate: 5e-4\n")
-    assert given_settings([str(preset), "--max_steps", "7", "--dataset=x y", "--use_cpu", "true"]) == {
+    assert settings_of([str(preset), "--max_steps", "7", "--dataset=x y", "--use_cpu", "true"]) == {
         "size": "small",
-        "max_steps": "7",
-        "learning_rate": "5e-4",
+        "max_steps": 7,
+        "learning_rate": 5e-4,
         "dataset": "x y",
-        "use_cpu": "true",
+        "use_cpu": True,
     }
-    assert given_settings([], default_preset=preset)["size"] == "small"
-    assert given_settings([]) == {}
+    assert settings_of([], default_preset=preset)["size"] == "small"
+    assert settings_of([]) == {}
 
 
 def test_the_order_of_the_arguments_does_not_change_the_settings():
-    forwards = given_settings(["--max_steps", "7", "--size=small"])
-    assert forwards == given_settings(["--size", "small", "--max_steps=7"])
+    forwards = settings_of(["--max_steps", "7", "--size=small"])
+    assert forwards == settings_of(["--size", "small", "--max_steps=7"])
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(["--max_steps", "7"], ["--max-steps", "7"]), (["--use_cpu", "true"], ["--use_cpu"])],
-    ids=["dashes", "a bare flag"],
+    [
+        (["--max_steps", "7"], ["--max-steps", "7"]),
+        (["--use_cpu", "true"], ["--use_cpu"]),
+        (["--learning_rate", "5e-4"], ["--learning_rate", "0.0005"]),
+    ],
+    ids=["dashes", "a bare flag", "a number"],
 )
 def test_two_spellings_of_an_argument_are_one_setting(one, other):
     assert parse_args(Model, Training, argv=one) == parse_args(Model, Training, argv=other)
-    assert given_settings(one) == given_settings(other)
+    assert settings_of(one) == settings_of(other)
 
 
 @pytest.mark.parametrize(
@@ -218,9 +227,9 @@ def test_two_spellings_of_an_argument_are_one_setting(one, other):
 def test_given_settings_are_a_preset_of_the_same_run(tmp_path, preset, words):
     """`claim_run_dir` writes them as run.yaml, and tells the user to continue with that file."""
     argv = [str(write_preset(tmp_path / "preset.yaml", preset)), *words]
-    run = write_preset(tmp_path / "run.yaml", yaml.safe_dump(given_settings(argv), allow_unicode=True))
+    run = write_preset(tmp_path / "run.yaml", yaml.safe_dump(settings_of(argv), allow_unicode=True))
     assert parse_args(Model, Training, argv=[str(run)]) == parse_args(Model, Training, argv=argv)
-    assert given_settings([str(run)]) == given_settings(argv)
+    assert settings_of([str(run)]) == settings_of(argv)
 
 
 # the shipped presets

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kcelectra.corpus.comments import MAX_NAMED_ROWS, READ_BATCH_SIZE, Comment, CommentReader, find_files, locate_row
+from kcelectra.corpus.comments import MAX_NAMED_ROWS, READ_BATCH_SIZE, Comment, CommentReader, find_files
 from kcelectra.corpus.sample import generate_sample
 from kcelectra.errors import InputError
 
@@ -267,16 +267,6 @@ def test_files_with_other_columns_lose_no_row(tmp_path):
     pq.write_table(pa.table({"thread": ["글"], "text": ["둘"]}), tmp_path / "b.parquet")
     pq.write_table(pa.table({"thread": [3], "text": ["셋"], "likes": [1]}), tmp_path / "c.parquet")
     assert read(tmp_path)[0] == [Comment("하나"), Comment("둘", "글"), Comment("셋", "3")]
-
-
-def test_locate_row_counts_from_one_in_each_file(tmp_path):
-    files = [str(write_texts(tmp_path / f"{i}{suffix}", [b"x"] * 2)) for i, suffix in enumerate(FORMATS)]
-    assert [locate_row(files, row) for row in range(12)] == [(file, row) for file in files for row in (1, 2)]
-    with pytest.raises(IndexError):
-        locate_row(files, 12)
-
-
-# what cannot be read at all
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])

@@ -94,7 +94,7 @@ def test_the_cure_in_the_refusal_continues_the_run(tmp_path, name):
     run_dir = tmp_path / name
     argv = ["--max_steps", "7", "--learning_rate=5e-4", "--dataset", "a b.txt", "--output_dir", str(run_dir)]
     classes = (ModelArguments, DataArguments, PretrainingArguments)
-    claim_run_dir(run_dir, given_settings(argv))
+    claim_run_dir(run_dir, given_settings(*parse_args(*classes, argv=argv), argv=argv))
     train_a_step(run_dir)
     with pytest.raises(InputError) as error:
         claim_run_dir(run_dir, SETTINGS)
@@ -104,7 +104,7 @@ def test_the_cure_in_the_refusal_continues_the_run(tmp_path, name):
     assert [str(each) for each in parse_args(*classes, argv=words[3:])] == [
         str(each) for each in parse_args(*classes, argv=argv)
     ]
-    claim_run_dir(run_dir, given_settings(words[3:]))
+    claim_run_dir(run_dir, given_settings(*parse_args(*classes, argv=words[3:]), argv=words[3:]))
 
 
 def test_before_it_has_trained_a_run_may_be_changed_and_its_tokenizer_goes(run_dir):
@@ -127,7 +127,7 @@ def test_a_cut_checkpoint_is_no_training(run_dir):
 def test_a_directory_with_foreign_files_is_refused_and_left_alone(run_dir):
     run_dir.mkdir(parents=True)
     (run_dir / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"is not empty and holds no run\.yaml; give another --output_dir"):
+    with pytest.raises(InputError, match=r"is there and holds no run\.yaml; give another --output_dir"):
         claim_run_dir(run_dir, SETTINGS)
     assert contents(run_dir) == {"thesis.txt": b"mine"}
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from test_modeling import assert_tied
 from transformers import Trainer, TrainingArguments
 
 from kcelectra import (
@@ -17,7 +18,6 @@ from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
 from kcelectra.pretraining.streaming import PackedStream
 from kcelectra.pretraining.trainer import choose_precision, product_schedule
-from test_modeling import assert_tied
 
 MAX_LENGTH = 64
 LOGGED = {

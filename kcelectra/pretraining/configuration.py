@@ -123,8 +123,8 @@ def _generator_width(size: ElectraSize, fraction: float) -> int:
     width = round(size.hidden_size * fraction)
     if not 0 < fraction <= 1 or width == 0 or width % max(1, width // HEAD_SIZE):
         raise ValueError(
-            f"generator_fraction {fraction} of {size.hidden_size} is {width}, which is no whole number of heads; give a "
-            f"share between 0 and 1 whose width is below or a multiple of {HEAD_SIZE}"
+            f"generator_fraction {fraction} of {size.hidden_size} is {width}, which is no whole number of heads; give "
+            f"a share between 0 and 1 whose width is below or a multiple of {HEAD_SIZE}"
         )
     return width
 

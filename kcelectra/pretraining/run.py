@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
     """
     output_dir = Path(output_dir)
     path = output_dir / SETTINGS_FILE
-    settings = {key: value for key, value in sorted(settings.items()) if key != "output_dir"}
+    settings = {key: value for key, value in settings.items() if key != "output_dir"}
     if path.exists():
         earlier = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         if earlier == settings:
@@ -114,8 +115,8 @@ def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
         if find_last_checkpoint(output_dir) is not None:
             raise InputError(_different_run(output_dir, earlier, settings))
         shutil.rmtree(output_dir / TOKENIZER_DIR, ignore_errors=True)  # of a run that never trained
-    elif output_dir.exists() and any(output_dir.iterdir()):
-        raise InputError(f"{output_dir} is not empty and holds no {SETTINGS_FILE}; give another --output_dir")
+    elif output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir())):
+        raise InputError(f"{output_dir} is there and holds no {SETTINGS_FILE}; give another --output_dir")
     output_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(path, yaml.safe_dump(settings, allow_unicode=True))
 
@@ -123,9 +124,11 @@ def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
 def _different_run(output_dir: Path, earlier: dict[str, Any], settings: dict[str, Any]) -> str:
     changed = sorted(key for key in {*earlier, *settings} if earlier.get(key) != settings.get(key))
     listed = "; ".join(f"{key}: {earlier.get(key)} there, {settings.get(key)} now" for key in changed)
+    command = ["accelerate", "launch", "recipes/pretrain.py", str(output_dir / SETTINGS_FILE)]
+    command += ["--output_dir", str(output_dir)]
     return (
         f"{output_dir} holds a different run ({listed}); give another --output_dir, or continue that run with "
-        f"`accelerate launch recipes/pretrain.py {output_dir / SETTINGS_FILE} --output_dir {output_dir}`"
+        f"`{shlex.join(command)}`"
     )
 
 
