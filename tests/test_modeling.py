@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForPreTraining, ElectraForMaskedLM
 
 from kcelectra import DataCollatorForReplacedTokenDetection, KcElectraConfig, KcElectraForPreTraining
-from kcelectra.pretraining.modeling import SHARED_EMBEDDINGS, sample_replacements
+from kcelectra.pretraining.masked_head import masked_language_modeling, sample_replacements
+from kcelectra.pretraining.modeling import SHARED_EMBEDDINGS
 from kcelectra.pretraining.packing import Packer, frame_document
 
 MAX_LENGTH = 64
@@ -193,22 +194,47 @@ def test_discriminator_reads_the_original_outside_masked_positions_and_a_sample_
     assert not (seen["ids"] == 4).any()  # [MASK] is never drawn
 
 
-def make_generator_answer(model, monkeypatch, answers):
+def make_generator_answer(model, answers, monkeypatch):
     """Let the generator be certain of `answers`, (batch, masked)."""
-    vocab_size = model.config.generator_config.vocab_size
-    logits = F.one_hot(answers, vocab_size) * 1000.0
-    monkeypatch.setattr(model, "_generate", lambda *args: logits)
+
+    def certain(hidden, *args, **kwargs):
+        flat = answers.flatten()
+        return hidden.sum(), flat, flat
+
+    monkeypatch.setattr("kcelectra.pretraining.modeling.masked_language_modeling", certain)
 
 
 def test_a_generator_that_copies_makes_nothing_replaced(model, batch, monkeypatch):
-    make_generator_answer(model, monkeypatch, batch["masked_labels"].clamp(min=0))
-    assert not run_seeded(model, batch).is_replaced.any()
+    make_generator_answer(model, batch["masked_labels"].clamp(min=0), monkeypatch)
+    assert not model(**batch).is_replaced.any()
 
 
 def test_a_generator_that_is_wrong_replaces_exactly_the_masked_positions(model, batch, monkeypatch):
-    make_generator_answer(model, monkeypatch, (batch["masked_labels"].clamp(min=5) - 5 + 1) % 500 + 5)
-    is_replaced = run_seeded(model, batch).is_replaced
+    make_generator_answer(model, (batch["masked_labels"].clamp(min=5) - 5 + 1) % 500 + 5, monkeypatch)
+    is_replaced = model(**batch).is_replaced
     assert torch.equal(is_replaced.sum(1), (batch["masked_labels"] != -100).sum(1))
+
+
+@pytest.mark.parametrize("chunk_elements", [1, 700, 2**22])
+def test_the_masked_head_equals_cross_entropy_in_value_and_gradient(chunk_elements, monkeypatch):
+    monkeypatch.setattr("kcelectra.pretraining.masked_head.CHUNK_ELEMENTS", chunk_elements)
+    torch.manual_seed(0)
+    hidden, weight, bias = (torch.randn(*shape, requires_grad=True) for shape in ((11, 6), (50, 6), (50,)))
+    labels = torch.randint(0, 50, (11,))
+    labels[3] = labels[10] = -100
+    total, sampled_ids, predictions = masked_language_modeling(hidden, weight, bias, labels)
+    (3 * total).backward()
+    ours = [tensor.grad.clone() for tensor in (hidden, weight, bias)]
+    for tensor in (hidden, weight, bias):
+        tensor.grad = None
+    logits = F.linear(hidden, weight, bias)
+    expected = F.cross_entropy(logits, labels, reduction="sum")
+    (3 * expected).backward()
+    assert total.item() == pytest.approx(expected.item(), rel=1e-6)
+    for gradient, tensor in zip(ours, (hidden, weight, bias), strict=True):
+        torch.testing.assert_close(gradient, tensor.grad, atol=1e-5, rtol=1e-5)
+    assert torch.equal(predictions, logits.argmax(-1))
+    assert sampled_ids.shape == (11,) and 0 <= sampled_ids.min() and sampled_ids.max() < 50
 
 
 def test_padding_changes_neither_loss(model, batch, rows, tokenizer):

@@ -21,6 +21,8 @@ from transformers.utils import ModelOutput
 
 from kcelectra.pretraining.collator import IGNORED
 from kcelectra.pretraining.configuration import KcElectraConfig
+from kcelectra.pretraining.dropout import ATTENTION, use_fast_dropout
+from kcelectra.pretraining.masked_head import masked_language_modeling
 
 #: Shared by both halves, as by the reference's variable scope `electra/embeddings`; `ElectraForMaskedLM` itself ties
 #: the output embedding of the generator to its input embedding.
@@ -56,44 +58,6 @@ class KcElectraForPreTrainingOutput(ModelOutput):
     sampled_ids: Tensor = None
 
 
-def sample_replacements(
-    logits: Tensor,
-    *,
-    temperature: float = 1.0,
-    unsampled_token_ids: list[int] | tuple[int, ...] = (),
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Draw one token per masked position from the generator's distribution.
-
-    Gumbel-max. The noise is drawn in float32 whatever the autocast dtype: in bfloat16 a token of probability 0.1 would
-    be drawn 99.8 % of the time, because the largest noise a 16-bit uniform can give is 5.5.
-
-    Args:
-        logits: (batch, masked, vocab), any float dtype, unnormalised.
-        temperature: > 0; 1.0 in the paper.
-        unsampled_token_ids: ids that are never drawn.
-        generator: source of the noise; torch's global one if None.
-
-    Returns:
-        (batch, masked) int64 token ids.
-
-    Raises:
-        ValueError: temperature is not positive.
-
-    Source: Clark et al. 2020, section 2; google-research/electra `sample_from_softmax`.
-    """
-    if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}; it must be above 0 (1.0 in the paper)")
-    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-        uniform = torch.rand(logits.shape, dtype=torch.float32, device=logits.device, generator=generator)
-        # -log(-log u) is Gumbel noise; 2^-24 u = 0 would give infinite noise of the wrong sign
-        scores = uniform.clamp_min_(2.0**-25).log_().neg_().log_().neg_()
-        scores += logits.float() / temperature if temperature != 1.0 else logits
-        for token_id in unsampled_token_ids:
-            scores[..., token_id] = -torch.inf
-        return scores.argmax(dim=-1)
-
-
 class KcElectraForPreTraining(PreTrainedModel):
     """A generator and a discriminator with shared embeddings, trained jointly on replaced token detection.
 
@@ -116,6 +80,10 @@ class KcElectraForPreTraining(PreTrainedModel):
         super().__init__(config)
         self.discriminator = ElectraForPreTraining(config.discriminator_config)
         self.generator = ElectraForMaskedLM(config.generator_config)
+        use_fast_dropout(self)
+        if config._attn_implementation == "sdpa":
+            for half in (self.generator, self.discriminator):
+                half.config._attn_implementation = ATTENTION
         self.post_init()
 
     def forward(
@@ -158,15 +126,9 @@ class KcElectraForPreTraining(PreTrainedModel):
             "position_ids": position_ids,
         }
         is_used = masked_labels != IGNORED
-        kept_ids = input_ids.gather(1, masked_positions)  # (B, K)
-        original_ids = torch.where(is_used, masked_labels, kept_ids)
-        logits = self._generate(input_ids, masked_positions, context)  # (B, K, V)
-        generator_loss = _mean_cross_entropy(logits, masked_labels, num_masked)
-        sampled_ids = sample_replacements(
-            logits.detach(),
-            temperature=self.config.sampling_temperature,
-            unsampled_token_ids=self.config.unsampled_token_ids,
-        )
+        generator_nats, sampled_ids, predictions = self._generate(input_ids, masked_positions, masked_labels, context)
+        generator_loss = generator_nats / (is_used.sum() if num_masked is None else num_masked)
+        original_ids = torch.where(is_used, masked_labels, input_ids.gather(1, masked_positions))  # (B, K)
         sampled_ids = torch.where(is_used, sampled_ids, original_ids)
         corrupted_ids = input_ids.scatter(1, masked_positions, sampled_ids)  # (B, L)
         is_replaced = corrupted_ids != input_ids.scatter(1, masked_positions, original_ids)
@@ -178,15 +140,26 @@ class KcElectraForPreTraining(PreTrainedModel):
             discriminator_loss=discriminator_loss,
             discriminator_logits=discriminator_logits,
             is_replaced=is_replaced,
-            generator_predictions=logits.detach().argmax(dim=-1),
+            generator_predictions=predictions,
             sampled_ids=sampled_ids,
         )
 
-    def _generate(self, input_ids: Tensor, masked_positions: Tensor, context: dict[str, Tensor]) -> Tensor:
-        """Score the vocabulary at the masked positions only: (B, K, V), never (B, L, V)."""
+    def _generate(
+        self, input_ids: Tensor, masked_positions: Tensor, masked_labels: Tensor, context: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Score the vocabulary at the masked positions only; return summed nats, draws and predictions, (B, K)."""
         hidden = self.generator.electra(input_ids, **context).last_hidden_state  # (B, L, H)
         index = masked_positions[:, :, None].expand(-1, -1, hidden.shape[-1])
-        return self.generator.generator_lm_head(self.generator.generator_predictions(hidden.gather(1, index)))
+        projected = self.generator.generator_predictions(hidden.gather(1, index))  # (B, K, E)
+        nats, sampled_ids, predictions = masked_language_modeling(
+            projected.flatten(0, 1),
+            self.generator.generator_lm_head.weight,
+            self.generator.generator_lm_head.bias,
+            masked_labels.flatten(),
+            temperature=self.config.sampling_temperature,
+            unsampled_token_ids=self.config.unsampled_token_ids,
+        )
+        return nats, sampled_ids.view_as(masked_labels), predictions.view_as(masked_labels)
 
     def _attention_mask(self, document_ids: Tensor) -> Tensor:
         """Block-diagonal mask (B, 1, L, L); restarted position ids alone would not keep documents apart."""
@@ -210,11 +183,6 @@ class KcElectraForPreTraining(PreTrainedModel):
             half.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         self.tie_weights()
         return self.get_input_embeddings()
-
-
-def _mean_cross_entropy(logits: Tensor, labels: Tensor, divisor: Tensor | None) -> Tensor:
-    total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    return total / ((labels != IGNORED).sum() if divisor is None else divisor)
 
 
 def _mean_binary_cross_entropy(logits: Tensor, labels: Tensor, is_counted: Tensor, divisor: Tensor | None) -> Tensor:
