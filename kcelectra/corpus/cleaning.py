@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from kcelectra.corpus.emoji_2_16_0 import EMOJI_RANGES
+from kcelectra.errors import InputError
 
 Rule = Callable[[str], str]
 
@@ -92,7 +93,7 @@ def clean(text: str, rules: str = "v2022") -> str:
         The cleaned comment, one line, possibly empty.
 
     Raises:
-        ValueError: the rule set is unknown.
+        InputError: the rule set is unknown.
 
     >>> clean("이영화   진짜 ㅋㅋㅋㅋㅋㅋ 최고👍 https://example.com")
     '이영화 진짜 ㅋㅋ 최고'
@@ -115,7 +116,7 @@ def clean_batch(texts: Iterable[str], rules: str = "v2022") -> list[str]:
         Cleaned comments in the same order, empty ones too.
 
     Raises:
-        ValueError: the rule set is unknown.
+        InputError: the rule set is unknown.
     """
     cleaned = list(texts)
     for rule in get_rules(rules):
@@ -127,8 +128,8 @@ def get_rules(name: str) -> tuple[Rule, ...]:
     """Return the rules of a rule set, in order.
 
     Raises:
-        ValueError: the rule set is unknown.
+        InputError: the rule set is unknown.
     """
     if name not in RULE_SETS:
-        raise ValueError(f"unknown rule set {name!r}; use one of {', '.join(RULE_SETS)}")
+        raise InputError(f"unknown rule set {name!r}; use one of {', '.join(RULE_SETS)}")
     return RULE_SETS[name]

@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, ElectraConfig, PreTrainedConfig
 
+from kcelectra.errors import InputError
+
 
 @dataclass(frozen=True)
 class ElectraSize:
@@ -43,7 +45,7 @@ class KcElectraConfig(PreTrainedConfig):
             reference, which may draw any id: give `[]` for that.
 
     Raises:
-        ValueError: the two sub-configurations cannot share embeddings, or a value is out of range.
+        InputError: the two sub-configurations cannot share embeddings, or a value is out of range.
     """
 
     model_type = "kcelectra"
@@ -68,7 +70,7 @@ class KcElectraConfig(PreTrainedConfig):
         self.unsampled_token_ids = list(unsampled_token_ids)
         _check_shared_embeddings(self.generator_config, self.discriminator_config)
         if not sampling_temperature > 0:
-            raise ValueError(f"sampling_temperature is {sampling_temperature}; it must be above 0 (1.0 in the paper)")
+            raise InputError(f"sampling_temperature is {sampling_temperature}; it must be above 0 (1.0 in the paper)")
         kwargs["tie_word_embeddings"] = True  # the joint model does not exist untied
         kwargs.setdefault("pad_token_id", self.discriminator_config.pad_token_id)
         super().__init__(**kwargs)
@@ -88,12 +90,12 @@ class KcElectraConfig(PreTrainedConfig):
             A configuration; heads and feed-forward size of the generator follow from its width.
 
         Raises:
-            ValueError: the size or an override is unknown, or the generator's width is no whole number of heads.
+            InputError: the size or an override is unknown, or the generator's width is no whole number of heads.
 
         Source: google-research/electra `get_generator_config`.
         """
         if size not in SIZES:
-            raise ValueError(f"unknown size {size!r}; use one of {', '.join(SIZES)}")
+            raise InputError(f"unknown size {size!r}; use one of {', '.join(SIZES)}")
         chosen = SIZES[size]
         generator_fraction = overrides.pop("generator_fraction", chosen.generator_fraction)
         own_keys = {"generator_weight", "discriminator_weight", "sampling_temperature", "unsampled_token_ids"}
@@ -122,7 +124,7 @@ def _electra_config(size: ElectraSize, hidden_size: int, shared: dict[str, Any])
 def _generator_width(size: ElectraSize, fraction: float) -> int:
     width = round(size.hidden_size * fraction)
     if not 0 < fraction <= 1 or width == 0 or width % max(1, width // HEAD_SIZE):
-        raise ValueError(
+        raise InputError(
             f"generator_fraction {fraction} of {size.hidden_size} is {width}, which is no whole number of heads; give "
             f"a share between 0 and 1 whose width is below or a multiple of {HEAD_SIZE}"
         )
@@ -139,7 +141,7 @@ def _check_shared_embeddings(generator: ElectraConfig, discriminator: ElectraCon
     for field in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"):
         ours, theirs = getattr(generator, field), getattr(discriminator, field)
         if ours != theirs:
-            raise ValueError(
+            raise InputError(
                 f"generator_config.{field} is {ours}, discriminator_config.{field} is {theirs}; the two share their "
                 f"embeddings, so give both the same {field}"
             )
@@ -151,7 +153,7 @@ def _check_keys(overrides: dict[str, Any], own_keys: set[str]) -> None:
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise ValueError(f"unknown configuration field {key!r}{hint}")
+            raise InputError(f"unknown configuration field {key!r}{hint}")
 
 
 AutoConfig.register(KcElectraConfig.model_type, KcElectraConfig)

@@ -1,0 +1,220 @@
+"""The recipe as users run it, and everything the README tells them to type."""
+
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kcelectra.arguments import parse_args
+from kcelectra.errors import InputError
+from kcelectra.manifest import verify_manifest
+from kcelectra.pretraining.run import DataArguments, ModelArguments
+from kcelectra.pretraining.trainer import PretrainingArguments
+
+ROOT = Path(__file__).parents[1]
+SHORT = "--max_steps 6 --logging_steps 2 --save_steps 2 --per_device_train_batch_size 4 --max_length 64".split()
+SHORT += ["--save_total_limit", "9", "--warmup_steps", "2", "--shuffle_window", "64"]
+
+
+def launch(directory: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
+    command += ["--config_file", str(ROOT / "recipes/accelerate/cpu.yaml"), str(ROOT / "recipes/pretrain.py")]
+    return subprocess.run([*command, *arguments], cwd=directory, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    directory = tmp_path_factory.mktemp("recipe")
+    return directory, launch(directory, *SHORT)
+
+
+def final_weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "out/smoke/checkpoint-6/model.safetensors")
+
+
+def test_without_a_dataset_the_recipe_leaves_two_models_and_a_report(first_run):
+    directory, result = first_run
+    assert result.returncode == 0, result.stderr
+    run_dir = directory / "out/smoke"
+    assert set(verify_manifest(run_dir / "export")["files"]) >= {
+        "discriminator/model.safetensors",
+        "discriminator/vocab.txt",
+        "generator/model.safetensors",
+        "generator/tokenizer.json",
+    }
+    assert (run_dir / "report/index.html").stat().st_size > 50_000
+    assert "generator loss below the unigram entropy" in result.stdout
+    assert "tokens/s" in result.stdout and " left" in result.stdout
+
+
+def test_the_two_lines_it_prints_load_the_result(first_run):
+    directory, result = first_run
+    lines = result.stdout.strip().splitlines()[-2:]
+    check = "assert sum(p.numel() for p in model.parameters()) > 100_000"
+    subprocess.run([sys.executable, "-c", "\n".join([*lines, check])], cwd=directory, check=True, timeout=120)
+
+
+def test_the_same_command_continues_an_interrupted_run_to_the_same_weights(first_run, tmp_path):
+    directory, _ = first_run
+    shutil.copytree(directory / "out", tmp_path / "out")
+    for name in ("checkpoint-4", "export", "report"):
+        shutil.rmtree(tmp_path / "out/smoke" / name)
+    cut = tmp_path / "out/smoke/checkpoint-6/trainer_state.json"  # as a kill in the middle of a save leaves it
+    cut.write_text(cut.read_text()[:100])
+    result = launch(tmp_path, *SHORT)
+    assert result.returncode == 0, result.stderr
+    steps = re.findall(r"step (\d+)/6", result.stdout)
+    assert steps == ["4", "6"]
+    ours, theirs = final_weights(tmp_path), final_weights(directory)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_same_command_after_the_end_trains_no_more(first_run):
+    directory, _ = first_run
+    before = (directory / "out/smoke/checkpoint-6/model.safetensors").stat().st_mtime_ns
+    result = launch(directory, *SHORT)
+    assert result.returncode == 0, result.stderr
+    assert not re.findall(r"step \d+/6", result.stdout)
+    assert (directory / "out/smoke/checkpoint-6/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_run_in_the_same_directory_is_refused_with_the_cure(first_run):
+    directory, _ = first_run
+    result = launch(directory, *SHORT, "--learning_rate", "5e-4")
+    assert result.returncode != 0
+    error = next(line for line in result.stderr.splitlines() if line.startswith("error: "))
+    assert "learning_rate: 0.001 there, 0.0005 now" in error and "give another --output_dir" in error
+    assert "Traceback" not in result.stderr.split("error: ")[0]
+
+
+# bad input, one line each
+
+
+@pytest.fixture
+def run_main(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("pretrain_recipe", ROOT / "recipes/pretrain.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments: str) -> None:
+        words = [*SHORT, "--output_dir", str(tmp_path / "run"), "--use_cpu", "true", *arguments]
+        monkeypatch.setattr(sys, "argv", ["pretrain.py", *words])
+        module.main()
+
+    return run
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "nowhere/*.parquet"], "no file matches 'nowhere/\\*.parquet'; give a file"),
+        (["--text_column", "comment"], "has no column 'comment'; it has 'comment_id', 'parent_id', 'thread', 'text'"),
+        (["--max_length", "600"], "max_length 600 is above the position table, 512; give a lower --max_length or"),
+        (["--max_length", "7"], "max_length is 7; give at least 8"),
+        (["--mask_probability", "0.001"], "less than one token: give a larger --mask_probability"),
+        (["--max_stepz", "5"], "unknown argument '--max_stepz'; did you mean 'max_steps'?"),
+        (["--rules", "v2023"], "unknown rule set 'v2023'; use one of v2022, v2021"),
+        (["--size", "huge"], "unknown size 'huge'; use one of tiny, small, base, large"),
+        (["--max_steps", "-1"], "say how long to train with --max_steps"),
+        (["--dataloader_num_workers", "2"], "give 0 or 1"),
+        (["--save_steps", "1", "--save_total_limit", "99999999", "--max_steps", "99999999"], "MB are free; make room"),
+    ],
+)
+def test_bad_input_is_named_with_what_to_type(run_main, arguments, message):
+    with pytest.raises(InputError, match=message):
+        run_main(*arguments)
+
+
+def test_an_empty_source_is_named(run_main, tmp_path):
+    with pytest.raises(InputError, match="no text to train a tokenizer on; check --dataset"):
+        run_main("--dataset", write(tmp_path / "empty.txt", ""))
+
+
+def test_a_corpus_shorter_than_a_row_is_named(run_main, tmp_path):
+    source = write(tmp_path / "short.txt", "짧은 댓글 하나뿐입니다 정말로\n" * 2)
+    with pytest.raises(InputError, match="less than one row of 64; give more comments or a lower --max_length"):
+        run_main("--dataset", source)
+
+
+def test_a_vocabulary_size_that_is_not_the_tokenizers_is_named(run_main, tokenizer, tmp_path):
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    vocabulary = write(tmp_path / "vocab.txt", "".join(f"{token}\n" for token in tokens))
+    with pytest.raises(InputError, match=f"has {len(tokenizer)} tokens, vocab_size is 999"):
+        run_main("--tokenizer", vocabulary, "--vocab_size", "999")
+
+
+def test_a_bad_byte_costs_its_row_and_no_other(run_main, tmp_path, sample_file, caplog):
+    lines = sample_file.read_bytes().splitlines(keepends=True)
+    lines[6] = b'{"text": "\xff\xfe"}\n'
+    source = tmp_path / "bad.jsonl"
+    source.write_bytes(b"".join(lines))
+    run_main("--dataset", str(source), "--max_steps", "1", "--logging_steps", "1")
+    assert f"{source}, row 7: invalid UTF-8; the row is left out" in caplog.text
+    page = (tmp_path / "run/report/index.html").read_text(encoding="utf-8")
+    assert "rows left out, invalid UTF-8" in page
+
+
+def test_a_full_disk_is_seen_before_training(run_main, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a small disk; the check itself is tested above")
+    try:
+        with pytest.raises(InputError, match=r"the run needs \d+ MB in .*, \d+ MB are free; make room"):
+            run_main("--output_dir", str(disk / "run"))
+        assert not list((disk / "run").glob("checkpoint-*"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+# the README
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def readme_commands() -> list[str]:
+    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_every_command_of_the_readme_is_one_that_runs(command):
+    words = shlex.split(command, comments=True)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    elif words[:2] == ["accelerate", "launch"]:
+        script = next(word for word in words if word.endswith(".py"))
+        assert (ROOT / script).is_file()
+        arguments = words[words.index(script) + 1 :]
+        if arguments and arguments[0].endswith(".yaml"):
+            arguments[0] = str(ROOT / arguments[0])
+        for config in [word for word in words[: words.index(script)] if word.endswith(".yaml")]:
+            assert (ROOT / config).is_file()
+        parse_args(ModelArguments, DataArguments, PretrainingArguments, argv=arguments)
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file()
+        subprocess.run([sys.executable, ROOT / words[1], "--help"], check=True, capture_output=True, timeout=120)
+    else:
+        assert words[:2] in (["pip", "install"], ["git", "clone"], ["cd", "kcelectra"])
+
+
+def test_every_python_block_of_the_readme_runs_after_the_demo(first_run, tmp_path):
+    directory, _ = first_run
+    assert len(blocks("python")) >= 3
+    for code in blocks("python"):
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=directory, check=True, timeout=200)
