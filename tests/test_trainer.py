@@ -191,6 +191,18 @@ def test_the_product_schedule_is_what_the_trainer_then_uses(tokenizer, sample_fi
     assert rates == pytest.approx([0, 0.5 * 0.75 * 1e-3, 0.5e-3, 0.25e-3])
 
 
+def test_adam_without_bias_correction_takes_the_references_first_step(tokenizer, sample_file, tmp_path):
+    """Fresh moments: lr * 0.1 g / (sqrt(0.001) |g| + 1e-6), about 3.16 lr."""
+    trainer = make_trainer(tokenizer, sample_file, tmp_path, adam_bias_correction=False, weight_decay=0.0)
+    optimizer = trainer.create_optimizer()
+    parameter = trainer.model.discriminator.discriminator_predictions.dense.weight
+    before, gradient = parameter.detach().clone(), torch.randn_like(parameter)
+    parameter.grad = gradient.clone()
+    optimizer.step()
+    expected = 1e-3 * 0.1 * gradient / (0.001**0.5 * gradient.abs() + 1e-6)
+    torch.testing.assert_close(before - parameter.detach(), expected, atol=1e-7, rtol=1e-4)
+
+
 def test_embeddings_decay_and_biases_and_layer_norms_do_not(tokenizer, sample_file, tmp_path):
     trainer = make_trainer(tokenizer, sample_file, tmp_path)
     optimizer = trainer.create_optimizer()

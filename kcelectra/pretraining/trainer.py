@@ -23,12 +23,13 @@ from kcelectra.pretraining.metrics import COUNTED, PretrainingMetrics, compute_m
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
 from kcelectra.pretraining.progress import EpochCallback, OneLineLog, TokensPerSecondProgress
 
+CORRECTED_AFTER = 1e6  # steps after which the bias correction of Adam is 1 in float32; 0.999 ** 1e6 is 0
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass
 class PretrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the paper's defaults (Clark et al. 2020, table 6) and two choices of its own."""
+    """`TrainingArguments` with the paper's defaults (Clark et al. 2020, table 6) and the reference's choices."""
 
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate; 5e-4 small, 2e-4 base."})
     weight_decay: float = field(default=0.01, metadata={"help": "Of all weights but biases and LayerNorms."})
@@ -45,6 +46,9 @@ class PretrainingArguments(TrainingArguments):
     product_schedule: bool = field(
         default=False,
         metadata={"help": "Multiply warm-up and decay, as the reference does: its peak is a little lower."},
+    )
+    adam_bias_correction: bool = field(
+        default=True, metadata={"help": "Correct the moments of Adam for their start at 0; the reference does not."}
     )
 
     def __post_init__(self) -> None:
@@ -114,6 +118,18 @@ class KcElectraTrainer(Trainer):
         else:
             self.remove_callback(PrinterCallback)
             self.add_callback(OneLineLog())
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return the optimizer; without bias correction if the reference's Adam is asked for."""
+        optimizer = super().create_optimizer(model)
+        if isinstance(self.args, PretrainingArguments) and not self.args.adam_bias_correction:
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(CORRECTED_AFTER),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+        return optimizer
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
