@@ -36,6 +36,9 @@ class PretrainingArguments(TrainingArguments):
     adam_epsilon: float = field(default=1e-6, metadata={"help": "Epsilon of Adam."})
     warmup_steps: float = field(default=10_000, metadata={"help": "Steps, or a share of all steps if below 1."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Log NaN as the last average. Do not."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Look for parameters without a gradient in each step; there are none."}
+    )
     disable_tqdm: bool | None = field(
         default=None, metadata={"help": "Print one line for each log; where the output is no terminal if not given."}
     )
