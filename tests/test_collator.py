@@ -364,3 +364,14 @@ def test_rows_of_different_lengths_are_refused(collator, convert):
     rows = [make_row(0, 128), make_row(1, 64, max_length=64)]
     with pytest.raises(ValueError):
         collator([{**row, "input_ids": convert(row["input_ids"])} for row in rows])
+
+
+def test_a_row_without_an_id_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="a row has input_ids; give input_ids and row_id"):
+        DataCollatorForReplacedTokenDetection(tokenizer)([{"input_ids": [CLS, *range(10, 30), SEP]}])
+
+
+def test_rows_of_two_lengths_are_named(tokenizer):
+    rows = [{"input_ids": [CLS, *range(10, 10 + n), SEP], "row_id": n} for n in (20, 30)]
+    with pytest.raises(ValueError, match="rows have lengths from 22 to 32; give packed rows of one length"):
+        DataCollatorForReplacedTokenDetection(tokenizer)(rows)

@@ -290,6 +290,24 @@ def test_a_change_in_one_document_moves_nothing_in_another(model, rows, tokenize
     assert not torch.allclose(before[is_first], after[is_first])
 
 
+def test_the_halves_are_plain_models_that_take_the_usual_mask(model, tokenizer, tmp_path):
+    batch = tokenizer(["정말 재미있는 영화였다", "최고"], padding=True, return_tensors="pt")
+    for half in (model.generator, model.discriminator):
+        half.save_pretrained(tmp_path)
+        plain = type(half).from_pretrained(tmp_path)
+        assert plain.config._attn_implementation == "sdpa"
+        torch.testing.assert_close(half(**batch).logits, plain.eval()(**batch).logits, atol=1e-6, rtol=0)
+        assert half.train()(**batch).logits.isfinite().all()
+        half.eval()
+
+
+def test_the_model_leaves_its_configuration_as_it_was(tokenizer):
+    config = KcElectraConfig.from_size("tiny", vocab_size=len(tokenizer))
+    before = (config.to_dict(), config.generator_config._attn_implementation)
+    KcElectraForPreTraining(config).resize_token_embeddings(777)
+    assert (config.to_dict(), config.generator_config._attn_implementation) == before
+
+
 # --- gradients
 
 

@@ -69,8 +69,9 @@ class DataCollatorForReplacedTokenDetection:
             (batch,).
 
         Raises:
-            ValueError: the rows differ in length, or one does not begin with `[CLS]`.
+            ValueError: a row has no id, the rows differ in length, or one does not begin with `[CLS]`.
         """
+        _check_rows(rows)
         ids = np.array([row["input_ids"] for row in rows], dtype=np.int64)  # (B, L)
         row_ids = np.array([row["row_id"] for row in rows], dtype=np.int64)  # (B,)
         for row_id in row_ids[ids[:, 0] != self.cls_token_id]:
@@ -124,6 +125,15 @@ class DataCollatorForReplacedTokenDetection:
         key = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)
         rows = _scramble(row_ids.astype(np.uint64) ^ key)
         return _scramble(rows[:, None] + np.arange(max_length, dtype=np.uint64) * _GOLDEN)
+
+
+def _check_rows(rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        if "row_id" not in row:
+            raise ValueError(f"a row has {', '.join(row)}; give input_ids and row_id, which its masks depend on")
+    lengths = sorted({len(row["input_ids"]) for row in rows})
+    if len(lengths) > 1:
+        raise ValueError(f"rows have lengths from {lengths[0]} to {lengths[-1]}; give packed rows of one length")
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

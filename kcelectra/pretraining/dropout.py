@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "kcelectra_sdpa"
 RESOLUTION = 2**16  # a dropout probability is rounded to a multiple of 1 / 65536
@@ -91,3 +92,4 @@ def use_fast_dropout(model: nn.Module) -> None:
 
 
 AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -5,6 +5,7 @@
 Dimension key: B batch, L max_length, K masked positions per row, E embedding, H hidden, V vocabulary.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -77,11 +78,11 @@ class KcElectraForPreTraining(PreTrainedModel):
     }
 
     def __init__(self, config: KcElectraConfig) -> None:
-        super().__init__(config)
-        self.discriminator = ElectraForPreTraining(config.discriminator_config)
-        self.generator = ElectraForMaskedLM(config.generator_config)
+        super().__init__(copy.deepcopy(config))  # what is set on the halves below must not reach other models
+        self.discriminator = ElectraForPreTraining(self.config.discriminator_config)
+        self.generator = ElectraForMaskedLM(self.config.generator_config)
         use_fast_dropout(self)
-        if config._attn_implementation == "sdpa":
+        if self.config._attn_implementation == "sdpa":
             for half in (self.generator, self.discriminator):
                 half.config._attn_implementation = ATTENTION
         self.post_init()

@@ -19,7 +19,7 @@ def format_log(logs: dict[str, float], state: TrainerState) -> str:
         f"  discriminator {logs['discriminator_loss']:.4f} (fake rate {logs['fake_rate_entropy']:.4f})"
         f"  auc {logs['discriminator_auc']:.3f}"
         f"  lr {logs['learning_rate']:.2e}"
-        f"  {logs.get('tokens_per_second', 0):,.0f} tokens/s"
+        f"  {logs['tokens_per_second']:,.0f} tokens/s at {logs['flops_per_token'] / 1e6:,.1f} MFLOP"
     )
 
 

@@ -33,8 +33,9 @@ _PAGE = """<!doctype html>
 <h1>{{ title }}</h1>
 <h2>Is it learning?</h2>
 <table>
+<tr><th>claim</th><th>reached</th><th>baseline</th><th></th></tr>
 {% for check in checks -%}
-<tr><td>{{ check.claim }}</td><td class="number">{{ check.value }}</td><td>{{ check.baseline }}</td>
+<tr><td>{{ check.claim }}</td><td class="number">{{ check.value }}</td><td class="number">{{ check.baseline }}</td>
 <td class="{{ 'pass' if check.holds else 'fail' }}">{{ 'yes' if check.holds else 'not yet' }}</td></tr>
 {% endfor -%}
 </table>
@@ -76,7 +77,7 @@ def write_report(run_dir: str | Path, history: list[dict[str, Any]], *, facts: d
     output_dir = Path(run_dir, "report")
     output_dir.mkdir(parents=True, exist_ok=True)
     plots = [{"name": path.stem, "data": _as_base64(path)} for path in draw_plots(entries, output_dir)]
-    write_atomically(output_dir / "history.json", json.dumps(entries, indent=1) + "\n")
+    write_atomically(output_dir / "history.json", json.dumps(_without_nan(entries), indent=1) + "\n")
     page = (
         Environment(autoescape=True)
         .from_string(_PAGE)
@@ -125,6 +126,11 @@ def _training_entries(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not entries:
         raise InputError("the run logged nothing; give --logging_steps lower than --max_steps")
     return entries
+
+
+def _without_nan(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Replace NaN, which JSON does not know, by None: a precision where nothing was flagged."""
+    return [{key: None if value != value else value for key, value in entry.items()} for entry in entries]
 
 
 def _check(claim: str, value: float, baseline: str, holds: bool) -> dict[str, Any]:
