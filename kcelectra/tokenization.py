@@ -81,7 +81,8 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTra
             tokenizer = AutoTokenizer.from_pretrained(str(source), revision=revision)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"cannot load a tokenizer from {source}: {error}; give a vocab.txt, a directory or a Hub id"
+                f"cannot load a tokenizer from {source}: {error}; give a vocab.txt, a directory, or a "
+                "Hub id with its --tokenizer_revision"
             ) from error
     check_special_tokens(tokenizer, source)
     return tokenizer

@@ -9,8 +9,9 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import parse_qs, unquote, urlsplit
 
-API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/(.+))?)?")
-RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+INFO = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/([^/]+))?")
+TREE = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?")
+RESOLVE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
@@ -46,31 +47,37 @@ class HubServer:
             k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")
         }
         switches = ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_UPDATE_CHECK", "HF_HUB_DISABLE_XET")
-        endpoint = f"http://127.0.0.1:{self._server.server_port}"
-        return inherited | dict.fromkeys(switches, "1") | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home)}
+        return inherited | {
+            **dict.fromkeys(switches, "1"),
+            "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # telemetry too: `datasets` tells s3.amazonaws.com what it opens
+            "HF_ENDPOINT": f"http://127.0.0.1:{self._server.server_port}",
+            "HF_HOME": str(home),
+            "NO_PROXY": "127.0.0.1",
+        }
 
     def find(self, kind: str, name: str, revision: str) -> tuple[Path, str] | str:
         """Return the directory and the commit of a revision, or the Hub's code for what is missing."""
         repository = self.root / kind / name
         if not repository.is_dir():
             return "RepoNotFound"
-        commits = {path.name: commit_of(path) for path in sorted(repository.iterdir())}
-        for branch, commit in commits.items():
-            if revision in (branch, commit):
-                return repository / branch, commit
+        for directory in repository.iterdir():
+            commit = _commit(directory)
+            if revision in (directory.name, commit):
+                return directory, commit
         return "RevisionNotFound"
 
 
-def commit_of(directory: Path) -> str:
-    """Return 40 hexadecimal digits that change with any name or byte below the directory."""
-    contents = hashlib.sha1()
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        contents.update(f"{path.relative_to(directory)}\0{_oid(path)}\n".encode())
-    return contents.hexdigest()
+def _files(directory: Path) -> list[str]:
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
 
 
-def _oid(path: Path) -> str:
+def _hash(path: Path) -> str:
     return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+def _commit(directory: Path) -> str:
+    contents = "".join(f"{name}\0{_hash(directory / name)}\n" for name in _files(directory))
+    return hashlib.sha1(contents.encode()).hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -79,18 +86,19 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # headers and body are two writes: 40 ms a request otherwise
 
     def do_GET(self):
-        self.hub.calls.append(f"{self.command} {self.path}")
         url = urlsplit(self.path)
-        if match := RESOLVE.fullmatch(url.path):
-            kind, name, revision, path = match.groups()
-            self._answer("datasets" if kind else "models", name, revision, path, self._send_file)
-        elif match := API.fullmatch(url.path):
-            kind, name, action, revision, path = match.groups()
-            self._recursive = parse_qs(url.query).get("recursive", ["false"])[0].lower() == "true"
-            send = self._send_tree if action == "tree" else self._send_info
-            self._answer(kind, name, revision or "main", path or "", send)
+        self.hub.calls.append(f"{self.command} {self.path}")
+        if self.command not in ("GET", "HEAD"):
+            self.close_connection = True  # nobody reads the body
+            self._fail("UnknownEndpoint")
+        elif match := RESOLVE.fullmatch(url.path):
+            self._answer(self._send_file, *match.groups(default="models"))
+        elif match := INFO.fullmatch(url.path):
+            self._answer(self._send_info, *match.groups(default="main"))
+        elif match := TREE.fullmatch(url.path):
+            self._recursive = parse_qs(url.query).get("recursive", [""])[0].lower() == "true"
+            self._answer(self._send_tree, *match.groups(default=""))
         else:
-            self.hub.unknown.append(self.hub.calls[-1])
             self._fail("UnknownEndpoint")
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
@@ -98,55 +106,49 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass  # `HubServer.calls` is the log
 
-    def _answer(self, kind, name, revision, path, send):
+    def _answer(self, send, kind, name, revision, path=""):
         found = self.hub.find(kind, name, unquote(revision))
         if isinstance(found, str):
             return self._fail(found)
         directory, commit = found
         target = (directory / unquote(path)).resolve()
-        if not target.exists() or not target.is_relative_to(directory.resolve()):
-            return self._fail("EntryNotFound", commit)
-        send(target, directory=directory, commit=commit, name=name)
+        is_there = target.is_file() if send == self._send_file else target.is_dir()
+        if not is_there or not target.is_relative_to(directory.resolve()):
+            return self._fail("EntryNotFound", {"X-Repo-Commit": commit})
+        send(target, directory.resolve(), {"X-Repo-Commit": commit})
 
-    def _send_file(self, path, *, commit, **_):
-        if not path.is_file():
-            return self._fail("EntryNotFound", commit)
-        body, headers = path.read_bytes(), {"ETag": f'"{_oid(path)}"', "Accept-Ranges": "bytes"}
+    def _send_file(self, path, directory, headers):
+        body, headers = path.read_bytes(), {**headers, "ETag": f'"{_hash(path)}"', "Accept-Ranges": "bytes"}
         if part := RANGE.fullmatch(self.headers.get("Range", "")):
             start, size = int(part[1]), len(body)
-            if start >= size:
-                return self._send(416, b"", commit, {"Content-Range": f"bytes */{size}"})
             body = body[start : int(part[2]) + 1 if part[2] else None]
-            return self._send(
-                206, body, commit, {**headers, "Content-Range": f"bytes {start}-{start + len(body) - 1}/{size}"}
-            )
-        self._send(200, body, commit, headers)
+            headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{size}"
+        self._send(206 if part else 200, body, headers)
 
-    def _send_info(self, path, *, directory, commit, name):
-        files = sorted(file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file())
-        self._send_json({"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in files]}, commit)
+    def _send_info(self, path, directory, headers):
+        siblings = [{"rfilename": name} for name in _files(directory)]
+        name = f"{directory.parent.parent.name}/{directory.parent.name}"
+        info = {"id": name, "sha": headers["X-Repo-Commit"], "siblings": siblings}
+        self._send(200, json.dumps(info).encode(), headers)
 
-    def _send_tree(self, path, *, directory, commit, name):
+    def _send_tree(self, path, directory, headers):
         entries = []
-        for file in sorted(path.rglob("*") if self._recursive else path.iterdir()):
-            entry = {"path": file.relative_to(directory).as_posix()}
-            if file.is_file():
-                entries.append(entry | {"type": "file", "oid": _oid(file), "size": file.stat().st_size})
-            else:
-                entries.append(entry | {"type": "directory", "oid": commit_of(file), "size": 0})
-        self._send_json(entries, commit)
+        for child in sorted(path.rglob("*") if self._recursive else path.iterdir()):
+            is_file = child.is_file()
+            entry = {"path": child.relative_to(directory).as_posix(), "type": "file" if is_file else "directory"}
+            oid, size = (_hash(child), child.stat().st_size) if is_file else (_commit(child), 0)
+            entries.append(entry | {"oid": oid, "size": size})
+        self._send(200, json.dumps(entries).encode(), headers)
 
-    def _send_json(self, value, commit):
-        self._send(200, json.dumps(value).encode(), commit, {"Content-Type": "application/json"})
+    def _fail(self, code, headers=()):
+        call = f"{self.command} {self.path}"
+        if code == "UnknownEndpoint":
+            self.hub.unknown.append(call)
+        self._send(404, call.encode(), {**dict(headers), "X-Error-Code": code, "X-Error-Message": f"{code}: {call}"})
 
-    def _fail(self, code, commit=None):
-        message = f"{code}: {self.command} {self.path}"
-        self._send(404, message.encode(), commit, {"X-Error-Code": code, "X-Error-Message": message})
-
-    def _send(self, status, body, commit, headers):
+    def _send(self, status, body, headers):
         self.send_response(status)
-        repository = {"X-Repo-Commit": commit} if commit else {}
-        for key, value in {**repository, **headers, "Content-Length": str(len(body))}.items():
+        for key, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":

@@ -215,11 +215,15 @@ def _read_from_hub(reader: CommentReader) -> Iterator[Row]:
         stream = load_dataset(reader.dataset, split=reader.split, revision=reader.revision, streaming=True)
     except (DatasetNotFoundError, ValueError, OSError) as error:
         raise InputError(
-            f"cannot open {reader.dataset!r}: {error}; give a local path, or a Hub dataset and its --dataset_split"
+            f"cannot open {reader.dataset!r}: {error}; give a local path, or a Hub dataset with "
+            "its --dataset_split and --dataset_revision"
         ) from error
-    for table in stream.with_format("arrow").iter(batch_size=READ_BATCH_SIZE):
-        wanted = [name for name in (reader.text_column, *OPTIONAL_COLUMNS) if name in table.column_names]
-        yield from _rows_of(table.select(wanted) if reader.text_column in wanted else table)
+    try:
+        for table in stream.with_format("arrow").iter(batch_size=READ_BATCH_SIZE):
+            wanted = [name for name in (reader.text_column, *OPTIONAL_COLUMNS) if name in table.column_names]
+            yield from _rows_of(table.select(wanted) if reader.text_column in wanted else table)
+    except UNREADABLE as error:
+        raise InputError(f"cannot read {reader.dataset!r}: {error}; download its files and give their path") from error
 
 
 def _rows_of(table: pa.Table | pa.RecordBatch) -> Iterator[Row]:

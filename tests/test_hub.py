@@ -1,0 +1,261 @@
+"""The Hub's own clients read data, vocabularies and exported models from a Hub that is served here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hub import HubServer
+from safetensors.torch import load_file, save_file
+
+from kcelectra import KcElectraConfig, KcElectraForPreTraining, export_checkpoint
+from kcelectra.corpus.comments import CommentReader
+from kcelectra.tokenization import load_tokenizer, save_tokenizer
+
+LEGACY_SIZE = 1000
+SENTENCE = "ㅋㅋㅋ 이 영화 진짜 Good 이에요!! 😂"
+# tokenizer_config.json of KcELECTRA-base and its v2022 as they are published, but for the special tokens it repeats
+LEGACY_CONFIG = {
+    "do_lower_case": False,
+    "tokenize_chinese_chars": True,
+    "strip_accents": None,
+    "model_max_length": 512,
+}
+
+CLIENT = """
+import json, sys
+
+elsewhere = []
+
+def guard(event, arguments):  # sees every look-up and connection of the interpreter before it happens
+    if event == "socket.getaddrinfo":
+        host = arguments[0]
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else host
+    if host not in (None, "127.0.0.1"):
+        elsewhere.append(host)
+        raise OSError(f"refused: {host}")
+
+sys.addaudithook(guard)
+results = {}
+
+def attempt(name, call):
+    try:
+        results[name] = call()
+    except Exception as error:
+        results[name] = f"{type(error).__module__}.{type(error).__name__}: {error}"
+"""
+REPORT = "\nprint(json.dumps({'results': results, 'elsewhere': elsewhere}))"
+
+READ_COMMENTS = """
+from dataclasses import astuple
+from kcelectra.corpus.comments import CommentReader
+
+def read(*arguments, **options):
+    reader = CommentReader(*arguments, **options)
+    return [astuple(comment) for batch in reader for comment in batch], dict(reader.counts), reader.has_parents
+
+name = "someone/comments"
+attempt("main", lambda: read(name))
+attempt("old", lambda: read(name, revision="old"))
+attempt("missing column", lambda: read(name, text_column="comment"))
+attempt("missing split", lambda: read(name, split="validation"))
+attempt("missing revision", lambda: read(name, revision="v9"))
+attempt("missing repository", lambda: read("someone/nothing"))
+"""
+
+LOAD_TOKENIZERS = """
+from kcelectra.tokenization import load_tokenizer
+
+def load(name, revision=None):
+    tokenizer = load_tokenizer(name, revision=revision)
+    return tokenizer.get_vocab(), tokenizer(sys.argv[1])["input_ids"], tokenizer.model_max_length
+
+name = "beomi/KcELECTRA-base"
+attempt("main", lambda: load(name))
+attempt("v2022", lambda: load(name, "v2022"))
+attempt("missing revision", lambda: load(name, "v9"))
+attempt("missing repository", lambda: load("beomi/nothing"))
+"""
+
+LOAD_EXPORTS = """
+sys.modules["kcelectra"] = None  # any import of it now fails
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
+
+ids, outputs = load_file(sys.argv[1])["ids"], {}
+
+def load(loader, repository, **where):
+    model, info = loader.from_pretrained(repository, output_loading_info=True, **where)
+    outputs[f"{loader.__name__} {repository}"] = model.eval()(ids)[0].detach().contiguous()
+    return sorted({key.split(".")[0] for kind in ("missing_keys", "mismatched_keys") for key in info[kind]})
+
+def tokenize(repository, **where):
+    return AutoTokenizer.from_pretrained(repository, **where).get_vocab()
+
+halves, rooted = "someone/kc", "someone/kc-base"
+for repository, discriminator in ((halves, {"subfolder": "discriminator"}), (rooted, {})):
+    for loader in (AutoModel, AutoModelForPreTraining):
+        attempt(f"{loader.__name__} {repository}", lambda: load(loader, repository, **discriminator))
+    loader = AutoModelForMaskedLM
+    attempt(f"{loader.__name__} {repository}", lambda: load(loader, repository, subfolder="generator"))
+    attempt(f"AutoTokenizer {repository}", lambda: tokenize(repository, **discriminator))
+save_file(outputs, sys.argv[2])
+"""
+
+
+def run_client(program: str, *arguments: str, hub: HubServer, directory: Path) -> SimpleNamespace:
+    """Run a program in an interpreter that knows no Hub but this one and has nothing of it yet."""
+    command = [sys.executable, "-c", CLIENT + program + REPORT, *arguments]
+    environment = hub.client_env(directory / "home")
+    finished = subprocess.run(command, env=environment, cwd=directory, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout.splitlines()[-1])
+    return SimpleNamespace(**report, calls=hub.calls, unknown=hub.unknown, directory=directory)
+
+
+@pytest.fixture(scope="module")
+def comments_client(tmp_path_factory):
+    """A dataset of two shards, the first of which ends inside a batch, and an older one without threads."""
+    directory = tmp_path_factory.mktemp("comments")
+    texts = [None if i % 700 == 3 else f"댓글 {i} ㅋㅋ" for i in range(2345)]
+    threads = [None if i % 5 == 0 else f"글 {i // 10}" for i in range(len(texts))]
+    main, old = (directory / "hub" / "datasets" / "someone" / "comments" / name / "data" for name in ("main", "old"))
+    main.mkdir(parents=True)
+    old.mkdir(parents=True)
+    for shard, part in enumerate((slice(0, 1203), slice(1203, None))):
+        table = pa.table({"text": texts[part], "thread": threads[part]})
+        pq.write_table(table, main / f"train-0000{shard}-of-00002.parquet", row_group_size=400)
+    pq.write_table(pa.table({"text": ["옛날 댓글", "또 하나"]}), old / "train-00000-of-00001.parquet")
+    with HubServer(directory / "hub") as hub:
+        client = run_client(READ_COMMENTS, hub=hub, directory=directory)
+    client.main, client.old = main, old
+    return client
+
+
+def read(directory: Path) -> list:
+    reader = CommentReader(str(directory))
+    comments = [[c.text, c.thread, c.comment_id, c.parent_id] for batch in reader for c in batch]
+    return [comments, dict(reader.counts), reader.has_parents]
+
+
+def test_a_dataset_of_the_hub_is_read_like_its_files(comments_client):
+    local = read(comments_client.main)
+    assert len(local[0]) > 2000 and local[1]["no text"] > 0
+    assert comments_client.results["main"] == local
+
+
+def test_a_revision_of_a_dataset_is_honoured(comments_client):
+    assert comments_client.results["old"] == read(comments_client.old)
+
+
+def test_a_missing_column_of_a_dataset_lists_those_that_exist(comments_client):
+    message = "kcelectra.errors.InputError: someone/comments has no column 'comment'; it has 'text', 'thread': "
+    assert comments_client.results["missing column"] == f"{message}give one as --text_column"
+
+
+def test_a_missing_split_says_which_there_are_and_what_to_type(comments_client):
+    message = comments_client.results["missing split"]
+    assert message.startswith("kcelectra.errors.InputError: cannot open 'someone/comments'")
+    assert "'train'" in message and "--dataset_split" in message
+
+
+@pytest.mark.parametrize("missing, name", [("repository", "someone/nothing"), ("revision", "someone/comments")])
+def test_a_dataset_that_is_not_there_says_what_to_type(comments_client, missing, name):
+    message = comments_client.results[f"missing {missing}"]
+    assert message.startswith(f"kcelectra.errors.InputError: cannot open '{name}'")
+    assert "give a local path, or a Hub dataset" in message
+
+
+@pytest.fixture(scope="module")
+def tokenizer_client(tokenizer, tmp_path_factory):
+    """A repository of today on main, and v2022 as of old: no tokenizer.json, no class, no special tokens map."""
+    directory = tmp_path_factory.mktemp("tokenizers")
+    main, legacy = (directory / "hub" / "models" / "beomi" / "KcELECTRA-base" / name for name in ("main", "v2022"))
+    main.mkdir(parents=True)
+    legacy.mkdir()
+    save_tokenizer(tokenizer, main)
+    lines = (main / "vocab.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    (legacy / "vocab.txt").write_text("".join(lines[:LEGACY_SIZE]), encoding="utf-8")
+    (legacy / "tokenizer_config.json").write_text(json.dumps(LEGACY_CONFIG))
+    for revision, vocab_size in ((main, len(tokenizer)), (legacy, LEGACY_SIZE)):
+        (revision / "config.json").write_text(json.dumps({"model_type": "electra", "vocab_size": vocab_size}))
+    with HubServer(directory / "hub") as hub:
+        client = run_client(LOAD_TOKENIZERS, SENTENCE, hub=hub, directory=directory)
+    client.vocabularies = {path.name: path / "vocab.txt" for path in (main, legacy)}
+    return client
+
+
+@pytest.mark.parametrize("revision, size", [("main", 1200), ("v2022", LEGACY_SIZE)])
+def test_a_tokenizer_of_the_hub_is_the_one_of_its_revision(tokenizer_client, revision, size):
+    vocabulary, ids, max_length = tokenizer_client.results[revision]
+    local = load_tokenizer(tokenizer_client.vocabularies[revision])
+    assert len(vocabulary) == size and vocabulary == local.get_vocab()
+    assert ids == local(SENTENCE)["input_ids"]
+    assert max_length == 512
+
+
+@pytest.mark.parametrize("missing, name", [("repository", "beomi/nothing"), ("revision", "beomi/KcELECTRA-base")])
+def test_a_tokenizer_that_is_not_there_says_what_to_type(tokenizer_client, missing, name):
+    message = tokenizer_client.results[f"missing {missing}"]
+    assert message.startswith(f"kcelectra.errors.InputError: cannot load a tokenizer from {name}: ")
+    assert "give a vocab.txt, a directory or a Hub id" in message
+
+
+@pytest.fixture(scope="module")
+def export_client(tokenizer, tmp_path_factory):
+    """An export as it is, and one whose discriminator was moved to the root of the repository."""
+    directory = tmp_path_factory.mktemp("exports")
+    torch.manual_seed(0)
+    model = KcElectraForPreTraining(KcElectraConfig.from_size("tiny", vocab_size=len(tokenizer), num_hidden_layers=2))
+    model.save_pretrained(directory / "checkpoint-1")
+    tokenizer.save_pretrained(directory / "checkpoint-1")
+    halves, rooted = (directory / "hub" / "models" / "someone" / name / "main" for name in ("kc", "kc-base"))
+    halves.parent.mkdir(parents=True)
+    rooted.parent.mkdir()
+    export_checkpoint(directory / "checkpoint-1", halves)
+    export_checkpoint(directory / "checkpoint-1", rooted)
+    for file in (rooted / "discriminator").iterdir():
+        file.rename(rooted / file.name)
+    ids = torch.randint(5, 400, (2, 12))
+    save_file({"ids": ids}, directory / "ids.safetensors")
+    paths = [str(directory / name) for name in ("ids.safetensors", "outputs.safetensors")]
+    with HubServer(directory / "hub") as hub:
+        client = run_client(LOAD_EXPORTS, *paths, hub=hub, directory=directory)
+    client.model, client.ids, client.outputs = model.eval(), ids, load_file(paths[1])
+    return client
+
+
+@pytest.mark.parametrize("repository", ["someone/kc", "someone/kc-base"])
+def test_an_export_on_the_hub_loads_without_the_package_and_gives_the_same_logits(export_client, repository):
+    model, ids = export_client.model, export_client.ids
+    expected = {
+        "AutoModel": model.discriminator.electra(ids).last_hidden_state,
+        "AutoModelForPreTraining": model.discriminator(ids).logits,
+        "AutoModelForMaskedLM": model.generator(ids).logits,
+    }
+    for loader, output in expected.items():
+        assert export_client.results[f"{loader} {repository}"] == []  # no weight is missing or has another shape
+        assert torch.equal(export_client.outputs[f"{loader} {repository}"], output)
+
+
+@pytest.mark.parametrize("repository", ["someone/kc", "someone/kc-base"])
+def test_an_export_on_the_hub_has_its_tokenizer(export_client, tokenizer, repository):
+    assert export_client.results[f"AutoTokenizer {repository}"] == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("client", ["comments_client", "tokenizer_client", "export_client"])
+def test_no_request_leaves_for_another_host(request, client):
+    client = request.getfixturevalue(client)
+    assert client.calls
+    assert client.unknown == []
+    # the dataset viewer of this Hub, by a name that `datasets` makes of the endpoint; it does without
+    assert set(client.elsewhere) <= {"datasets-server.127.0.0.1"}
