@@ -4,15 +4,18 @@
 
 First, non-padding tokens per second of ours and of `ElectraForMaskedLM` + `ElectraForPreTraining` as one would write
 it with transformers: one comment a row, padded to the longest, logits over the whole vocabulary at each position. Same
-comments, architecture, tied embeddings, dropout, autocast and optimizer; both take turns in one process. Then the
-share of the machine's matrix-product peak, measured around each step, and what the rest of the time goes to.
+comments, architecture, tied embeddings, dropout, autocast and optimizer, 32 rows a step; the peer also with other
+numbers of rows. Each side has a process of its own, set up as its recipe sets it up, and they take turns. Then the share
+of the machine's matrix-product peak, measured around each step, and what the rest of the time goes to.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
+from multiprocessing.connection import Connection
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -27,7 +30,7 @@ from transformers import (
 from kcelectra import DataCollatorForReplacedTokenDetection, KcElectraConfig, KcElectraForPreTraining
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.pretraining.flops import training_flops_per_row
-from kcelectra.pretraining.run import use_all_cores
+from kcelectra.pretraining.run import prepare_cpu
 from kcelectra.pretraining.streaming import PackedStream, read_texts
 from kcelectra.pretraining.trainer import choose_precision
 from kcelectra.tokenization import load_tokenizer
@@ -36,16 +39,32 @@ MAX_LENGTH = 128
 NUM_ROWS = 32
 PEER_BATCH_SIZES = (16, 32, 64, 128)
 PEAK_SHAPES = ((4096, 3072, 768), (4096, 768, 3072), (2048, 2048, 2048))
-KINDS = (
-    ("matrix products", ("aten::mm", "aten::addmm", "aten::bmm")),
-    ("dropout's random numbers", ("aten::bernoulli_", "aten::native_dropout")),
-    ("Gumbel noise and draw", ("aten::uniform_", "aten::log_", "aten::argmax", "aten::neg_")),
-    ("softmax and cross entropy", ("softmax", "log_softmax", "nll_loss")),
-    ("casts and copies", ("aten::copy_",)),
-    ("activation, normalisation", ("gelu", "layer_norm")),
-    ("embedding gradients", ("aten::fill_", "aten::embedding", "aten::index")),
-    ("optimizer", ("adamw",)),
-)
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "random numbers (dropout, Gumbel)": ("aten::random_", "aten::uniform_", "aten::ge", "aten::bernoulli_"),
+    "arithmetic on single elements": (
+        *(
+            "aten::add",
+            "aten::add_",
+            "aten::mul",
+            "aten::mul_",
+            "aten::sub_",
+            "aten::div_",
+            "aten::neg_",
+            "aten::log_",
+        ),
+        *("aten::exp_", "aten::where", "aten::masked_fill_"),
+    ),
+    "sums and maxima": ("aten::sum", "aten::argmax"),
+    "softmax": ("aten::_softmax", "aten::_softmax_backward_data"),
+    "casts and copies": ("aten::copy_",),
+    "activation, normalisation": (
+        *("aten::gelu", "aten::gelu_backward"),
+        *("aten::native_layer_norm", "aten::native_layer_norm_backward"),
+    ),
+    "gradients of embeddings": ("aten::fill_", "aten::embedding_dense_backward"),
+    "optimizer": ("aten::_fused_adamw_",),
+}
 
 
 class Step:
@@ -136,27 +155,58 @@ def measure_peak() -> float:
     return best
 
 
-def compare(config: KcElectraConfig, dataset: str, tokenizer: PreTrainedTokenizerBase, *, num_rounds: int) -> None:
-    """Print tokens per second of both, taking turns, and their ratio."""
-    ours = our_step(config, CommentReader(dataset), tokenizer, max_length=MAX_LENGTH)
-    peers = {size: peer_step(config, CommentReader(dataset), tokenizer, batch_size=size) for size in PEER_BATCH_SIZES}
-    for step in (ours, *peers.values()):
-        step()
-    rates: dict[int, list[float]] = {size: [] for size in peers}
-    our_rates = []
-    for _ in range(num_rounds):
-        our_rates.append(ours.tokens_per_second())
-        for size, step in peers.items():
-            rates[size].append(step.tokens_per_second())
-    best = max(rates, key=lambda size: statistics.median(rates[size]))
-    ratios = [mine / theirs for mine, theirs in zip(our_rates, rates[best], strict=True)]
-    for size, values in rates.items():
-        print(f"  peer, {size:3} comments a step: {statistics.median(values):8,.0f} non-padding tokens/s")
-    print(f"  ours, {NUM_ROWS} rows of {MAX_LENGTH}:      {statistics.median(our_rates):8,.0f} non-padding tokens/s")
-    print(
-        f"  ratio to the peer's best: {statistics.median(ratios):.2f}x (of {num_rounds} rounds: "
-        f"{min(ratios):.2f} to {max(ratios):.2f})"
-    )
+def run_ours(connection: Connection, dataset: str, tokenizer_source: str) -> None:
+    """Run a step of ours each time a message comes, and answer with its speed."""
+    prepare_cpu()
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(tokenizer_source)
+    config = KcElectraConfig.from_size("small", vocab_size=len(tokenizer))
+    step = our_step(config, CommentReader(dataset), tokenizer, max_length=MAX_LENGTH)
+    while connection.recv():
+        connection.send(step.tokens_per_second())
+
+
+def run_peer(connection: Connection, dataset: str, tokenizer_source: str) -> None:
+    """Run a step of the peer with as many comments as each message says, and answer with its speed."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(tokenizer_source)
+    config = KcElectraConfig.from_size("small", vocab_size=len(tokenizer))
+    steps = {size: peer_step(config, CommentReader(dataset), tokenizer, batch_size=size) for size in PEER_BATCH_SIZES}
+    while size := connection.recv():
+        connection.send(steps[size].tokens_per_second())
+
+
+def start(side: Callable, *arguments: str) -> Connection:
+    """Start one side in a process of its own."""
+    here, there = multiprocessing.Pipe()
+    multiprocessing.get_context("spawn").Process(target=side, args=(there, *arguments), daemon=True).start()
+    return here
+
+
+def ask(connection: Connection, message: int) -> float:
+    """Let one side run a step and return its speed."""
+    connection.send(message)
+    return connection.recv()
+
+
+def compare(dataset: str, tokenizer_source: str, *, num_rounds: int) -> None:
+    """Print tokens per second of both, taking turns, and their ratios."""
+    ours, peer = (start(side, dataset, tokenizer_source) for side in (run_ours, run_peer))
+    rounds = []
+    for _ in range(num_rounds + 1):  # the first warms up
+        our_rate = ask(ours, NUM_ROWS)
+        rounds.append((our_rate, {size: ask(peer, size) for size in PEER_BATCH_SIZES}))
+    for connection in (ours, peer):
+        connection.send(0)
+    rounds = rounds[1:]
+    print(f"  ours, {NUM_ROWS} rows of {MAX_LENGTH}: {statistics.median(rate for rate, _ in rounds):,.0f} tokens/s")
+    for size in PEER_BATCH_SIZES:
+        ratios = [mine / theirs[size] for mine, theirs in rounds]
+        print(
+            f"  peer, {size:3} comments: {statistics.median(theirs[size] for _, theirs in rounds):5,.0f} tokens/s; "
+            f"ours is {statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"{'  <- the same number of rows' if size == NUM_ROWS else ''}"
+        )
 
 
 def utilisation(name: str, step: Step, *, flops_per_step: float, num_rounds: int) -> None:
@@ -180,10 +230,10 @@ def utilisation(name: str, step: Step, *, flops_per_step: float, num_rounds: int
     events = [event for event in profiler.key_averages() if event.self_cpu_time_total > 0]
     total = sum(event.self_cpu_time_total for event in events)
     left = total
-    for kind, names in KINDS:
-        matching = [e.self_cpu_time_total for e in events if any(part in e.key.lower() for part in names)]
-        left -= sum(matching)
-        print(f"      {sum(matching) / total:6.1%}  {kind}")
+    for kind, names in KINDS.items():
+        spent = sum(event.self_cpu_time_total for event in events if event.key in names)
+        left -= spent
+        print(f"      {spent / total:6.1%}  {kind}")
     print(f"      {left / total:6.1%}  everything else")
 
 
@@ -196,7 +246,7 @@ def main() -> None:
     )
     parser.add_argument("--num_rounds", type=int, default=7)
     arguments = parser.parse_args()
-    use_all_cores()
+    prepare_cpu()
     torch.manual_seed(0)
     tokenizer = load_tokenizer(arguments.tokenizer)
     small = KcElectraConfig.from_size("small", vocab_size=len(tokenizer))

@@ -25,8 +25,8 @@ from kcelectra.pretraining.run import (
     claim_run_dir,
     describe_run,
     open_comments,
+    prepare_cpu,
     prepare_tokenizer,
-    use_all_cores,
 )
 from kcelectra.pretraining.trainer import KcElectraTrainer, PretrainingArguments
 from kcelectra.release.report import check_learning, loading_snippet, write_report
@@ -41,7 +41,7 @@ def main() -> None:
     model_args, data_args, training_args = arguments
     if training_args.disable_tqdm:
         disable_progress_bar()
-    use_all_cores()
+    prepare_cpu()
     run_dir = training_args.output_dir
     with training_args.main_process_first():
         claim_run_dir(run_dir, given_settings(*arguments, default_preset=SMOKE_PRESET))

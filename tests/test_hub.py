@@ -207,7 +207,7 @@ def test_a_tokenizer_of_the_hub_is_the_one_of_its_revision(tokenizer_client, rev
 def test_a_tokenizer_that_is_not_there_says_what_to_type(tokenizer_client, missing, name):
     message = tokenizer_client.results[f"missing {missing}"]
     assert message.startswith(f"kcelectra.errors.InputError: cannot load a tokenizer from {name}: ")
-    assert "give a vocab.txt, a directory or a Hub id" in message
+    assert "give a vocab.txt, a directory, or a Hub id with its --tokenizer_revision" in message
 
 
 @pytest.fixture(scope="module")
