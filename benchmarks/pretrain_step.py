@@ -5,8 +5,8 @@
 First, non-padding tokens per second of ours and of `ElectraForMaskedLM` + `ElectraForPreTraining` as one would write
 it with transformers: one comment a row, padded to the longest, logits over the whole vocabulary at each position. Same
 comments, architecture, tied embeddings, dropout, autocast and optimizer, 32 rows a step; the peer also with other
-numbers of rows. Each side has a process of its own, set up as its recipe sets it up, and they take turns. Then the share
-of the machine's matrix-product peak, measured around each step, and what the rest of the time goes to.
+numbers of rows. Each side has a process of its own, set up as its recipe sets it up, and they take turns. Then the
+share of the machine's matrix-product peak, measured around each step, and what the rest of the time goes to.
 """
 
 import argparse
@@ -246,14 +246,11 @@ def main() -> None:
     )
     parser.add_argument("--num_rounds", type=int, default=7)
     arguments = parser.parse_args()
+    tokenizer = load_tokenizer(arguments.tokenizer)
+    print(f"training step, size small, V = {len(tokenizer):,}, {choose_precision()}")
+    compare(arguments.dataset, arguments.tokenizer, num_rounds=arguments.num_rounds)
     prepare_cpu()
     torch.manual_seed(0)
-    tokenizer = load_tokenizer(arguments.tokenizer)
-    small = KcElectraConfig.from_size("small", vocab_size=len(tokenizer))
-    print(
-        f"training step, size small, V = {len(tokenizer):,}, {choose_precision()}, {torch.get_num_threads()} threads"
-    )
-    compare(small, arguments.dataset, tokenizer, num_rounds=arguments.num_rounds)
     print("model FLOPs (3 x forward, look-ups free) as a share of the peak measured around each step")
     for size, max_length in (("small", 128), ("base", 128), ("base", 512)):
         config = KcElectraConfig.from_size(size, vocab_size=len(tokenizer))

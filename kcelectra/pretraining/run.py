@@ -88,8 +88,8 @@ def prepare_cpu() -> None:
 
     `accelerate launch` sets OMP_NUM_THREADS to 1 where nothing says otherwise, which halves the speed of two cores. A
     number that `--num_cpu_threads_per_process` or the environment gives is kept, unless it is 1. And glibc gives the
-    memory of each large tensor back to the system and asks for zeroed pages a moment later (measured: a sixth of a step
-    of the small size, two fifths of one of the base size with rows of 512).
+    memory of each large tensor back to the system and asks for zeroed pages a moment later (measured: a sixth of a
+    step of the small size, two fifths of one of the base size with rows of 512).
     """
     if torch.accelerator.is_available():
         return
