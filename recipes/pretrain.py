@@ -29,14 +29,14 @@ from kcelectra.pretraining.run import (
     prepare_tokenizer,
 )
 from kcelectra.pretraining.trainer import KcElectraTrainer, PretrainingArguments
-from kcelectra.release.report import check_learning, loading_snippet, write_report
+from kcelectra.release.report import REPORT_PAGE, check_learning, loading_snippet, write_report
 
 SMOKE_PRESET = Path(__file__).parent / "smoke" / "pretrain.yaml"
 
 
 def main() -> None:
     """Run the pipeline, or continue where it was interrupted."""
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(levelname)s %(message)s")
     arguments = parse_args(ModelArguments, DataArguments, PretrainingArguments, default_preset=SMOKE_PRESET)
     model_args, data_args, training_args = arguments
     if training_args.disable_tqdm:
@@ -50,19 +50,22 @@ def main() -> None:
     set_seed(training_args.seed)
     trainer = build_trainer(model_args, data_args, training_args, reader=reader, tokenizer=tokenizer)
     checkpoint = find_last_checkpoint(run_dir)
-    is_finished = checkpoint is not None and read_step(checkpoint) >= training_args.max_steps
-    if not is_finished:
+    if checkpoint is not None and read_step(checkpoint) >= training_args.max_steps:
+        print(f"{run_dir} has trained its {training_args.max_steps} steps; delete it to train anew")
+    else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():
         finish(trainer, run_dir)
 
 
 def finish(trainer: KcElectraTrainer, run_dir: str) -> None:
-    """Export the last checkpoint, write the report and say how to load the result."""
+    """Export the last checkpoint, write the report, once, and say how to load the result."""
     checkpoint = find_last_checkpoint(run_dir)
-    export_checkpoint(checkpoint, Path(run_dir, "export"))
     history = read_history(checkpoint)
-    page = write_report(run_dir, history, facts=describe_run(trainer))
+    page = Path(run_dir, REPORT_PAGE)
+    if not page.exists():
+        export_checkpoint(checkpoint, Path(run_dir, "export"))
+        write_report(run_dir, history, facts=describe_run(trainer))
     for check in check_learning(history):
         verdict = "yes" if check["holds"] else "not yet"
         print(f"{check['claim']}: {check['value']} (baseline {check['baseline']}): {verdict}")

@@ -78,11 +78,14 @@ def test_the_same_command_continues_an_interrupted_run_to_the_same_weights(first
 
 def test_the_same_command_after_the_end_trains_no_more(first_run):
     directory, _ = first_run
+    page = (directory / "out/smoke/report/index.html").read_text(encoding="utf-8")
     before = (directory / "out/smoke/checkpoint-6/model.safetensors").stat().st_mtime_ns
     result = launch(directory, *SHORT)
     assert result.returncode == 0, result.stderr
     assert not re.findall(r"step \d+/6", result.stdout)
+    assert "has trained its 6 steps; delete it to train anew" in result.stdout
     assert (directory / "out/smoke/checkpoint-6/model.safetensors").stat().st_mtime_ns == before
+    assert (directory / "out/smoke/report/index.html").read_text(encoding="utf-8") == page
 
 
 def test_another_run_in_the_same_directory_is_refused_with_the_cure(first_run):

@@ -12,6 +12,8 @@ from kcelectra.errors import InputError
 from kcelectra.manifest import write_atomically
 from kcelectra.release.plots import draw_plots
 
+REPORT_PAGE = "report/index.html"
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -74,7 +76,7 @@ def write_report(run_dir: str | Path, history: list[dict[str, Any]], *, facts: d
         InputError: the run logged nothing.
     """
     entries = _training_entries(history)
-    output_dir = Path(run_dir, "report")
+    output_dir = Path(run_dir, REPORT_PAGE).parent
     output_dir.mkdir(parents=True, exist_ok=True)
     plots = [{"name": path.stem, "data": _as_base64(path)} for path in draw_plots(entries, output_dir)]
     write_atomically(output_dir / "history.json", json.dumps(_without_nan(entries), indent=1) + "\n")
@@ -92,7 +94,7 @@ def write_report(run_dir: str | Path, history: list[dict[str, Any]], *, facts: d
             snippet=loading_snippet(run_dir),
         )
     )
-    path = output_dir / "index.html"
+    path = Path(run_dir, REPORT_PAGE)
     write_atomically(path, page)
     return path
 
