@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kcelectra.corpus.cleaning import clean, clean_batch
+    from kcelectra.corpus.cleaning import clean
+    from kcelectra.corpus.vectorized import clean_batch
     from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
     from kcelectra.pretraining.configuration import KcElectraConfig
     from kcelectra.pretraining.export import export_checkpoint
@@ -16,7 +17,7 @@ __version__ = "0.1.0"
 #: Imported on first use: `from kcelectra import clean` loads no torch.
 _PUBLIC = {
     "clean": "kcelectra.corpus.cleaning",
-    "clean_batch": "kcelectra.corpus.cleaning",
+    "clean_batch": "kcelectra.corpus.vectorized",
     "DataCollatorForReplacedTokenDetection": "kcelectra.pretraining.collator",
     "KcElectraConfig": "kcelectra.pretraining.configuration",
     "KcElectraForPreTraining": "kcelectra.pretraining.modeling",

@@ -10,25 +10,25 @@ from typing import Any
 from kcelectra.errors import InputError
 
 MANIFEST = "manifest.json"
-RECORDED_PACKAGES = ("kcelectra", "torch", "transformers", "accelerate", "datasets", "tokenizers")
+RECORDED_PACKAGES = ("kcelectra", "torch", "transformers", "accelerate", "datasets", "tokenizers", "pyarrow", "duckdb")
 
 
 def write_manifest(directory: str | Path, **facts: Any) -> dict[str, Any]:
     """Write `manifest.json` of a finished directory by an atomic rename.
 
     Args:
-        directory: every file in it and below is listed with its size in bytes and its sha256.
+        directory: every file in it and below is listed with its size in bytes and its sha256; hidden ones are not.
         **facts: counts and parameters of the stage; must be JSON.
 
     Returns:
         The manifest: `facts`, `files` and `versions`.
     """
     directory = Path(directory)
-    ours = {MANIFEST, _temporary(directory / MANIFEST).name}
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in ours)
+    names = sorted(path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+    names = [name for name in names if name.name != MANIFEST and not any(part[0] == "." for part in name.parts)]
     manifest = {
         **facts,
-        "files": {path.relative_to(directory).as_posix(): _describe(path) for path in files},
+        "files": {name.as_posix(): _describe(directory / name) for name in names},
         "versions": {package: version(package) for package in RECORDED_PACKAGES},
     }
     write_atomically(directory / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")

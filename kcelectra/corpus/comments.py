@@ -1,40 +1,36 @@
-"""Read comments as a stream, from local files or the Hub, and lose no good one beside a bad one."""
+"""Comments of a source as a stream: local files or a dataset of the Hub."""
 
 import glob
-import gzip
-import json
 import logging
 import os
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import load_dataset
-from datasets.exceptions import DatasetNotFoundError
-
+from kcelectra.corpus.formats import (
+    COMPRESSIONS,
+    FORMATS,
+    OPTIONAL_COLUMNS,
+    READ_BATCH_SIZE,
+    UNREADABLE,
+    Part,
+    Rows,
+    check_file,
+    format_of,
+    from_arrow,
+    read_part,
+)
 from kcelectra.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-FORMATS = {".txt": "text", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
-OPTIONAL_COLUMNS = ("thread", "comment_id", "parent_id")
-READ_BATCH_SIZE = 1000
 MAX_NAMED_ROWS = 10  # bad rows that get a line each in the log; the others are counted
 GLOB_CHARACTERS = "*?["
-UNREADABLE = (OSError, EOFError, zlib.error, pa.ArrowInvalid)
-UNDECODABLE = object()
-
-#: A row: its columns, or the reason why it cannot be read.
-Row = dict[str, Any] | str
 
 
-@dataclass(frozen=True)
-class Comment:
+class Comment(NamedTuple):
     """One comment as its source has it; `thread`, `comment_id` and `parent_id` are None where there is none."""
 
     text: str
@@ -48,14 +44,14 @@ class CommentReader:
     """Comments of a source, in its order.
 
     Args:
-        dataset: a file, a glob, a directory (`.txt`, one comment a line; `.jsonl`, `.jsonl.gz`, `.txt.gz`,
-            `.parquet`), or the id of a dataset on the Hub.
+        dataset: a file, a glob, a directory (`.txt`, one comment a line; `.jsonl`, `.csv` and `.tsv`, with a header;
+            these also as `.gz` and `.zst`; `.parquet`), or the id of a dataset on the Hub.
         split: of a Hub dataset.
         revision: of a Hub dataset.
         text_column: column that holds the comment.
 
     Attributes:
-        counts: `comments` read, and rows dropped by reason (`invalid UTF-8`, `invalid JSON`, `no text`), in the
+        counts: `comments` read, and rows dropped by reason (`invalid UTF-8`, `invalid JSON`, `no text`, ...), in the
             current or last pass.
         has_parents: the source has a column `parent_id`; known once the first batch was read.
 
@@ -73,50 +69,33 @@ class CommentReader:
     def __post_init__(self) -> None:
         self.files = find_files(self.dataset)
         for file in self.files:
-            _check_file(file, self.text_column)
+            check_file(file, self.text_column)
 
     def __iter__(self) -> Iterator[list[Comment]]:
         """Yield batches of comments, from the beginning."""
         self.counts.clear()
-        self._has_column = False
-        for source, rows in self._open_sources():
-            batch = []
-            for number, row in enumerate(rows, start=1):
-                comment = self._accept(row, source, number)
-                if comment is not None:
-                    batch.append(comment)
-                if len(batch) == READ_BATCH_SIZE:
-                    self.counts["comments"] += len(batch)
-                    yield batch
-                    batch = []
-            self.counts["comments"] += len(batch)
-            yield batch
+        for source, parts in self._open_sources():
+            num_rows = 0
+            for rows in parts:
+                self._drop(rows, source, num_rows)
+                num_rows += len(rows)
+                self.has_parents |= "parent_id" in rows.columns
+                texts = rows.columns[self.text_column]
+                others = (rows.columns.get(name) or [None] * len(texts) for name in OPTIONAL_COLUMNS)
+                self.counts["comments"] += len(texts)
+                yield list(map(Comment, texts, *others))
 
-    def _open_sources(self) -> Iterator[tuple[str, Iterator[Row]]]:
+    def _open_sources(self) -> Iterator[tuple[str, Iterator[Rows]]]:
         if not self.files:
-            yield self.dataset, _read_from_hub(self)
+            yield self.dataset, read_from_hub(self.dataset, self.text_column, split=self.split, revision=self.revision)
         for file in self.files:
-            yield file, _read_file(file, self.text_column)
+            yield file, read_part(Part(file), self.text_column)
 
-    def _accept(self, row: Row, source: str, number: int) -> Comment | None:
-        """Make a comment of a row, or count and name what is wrong with it."""
-        if isinstance(row, str):
-            self._drop(row, source, number)
-            return None
-        if not self._has_column and self.text_column not in row:
-            raise InputError(_missing_column(source, self.text_column, row))
-        self._has_column = True
-        text = row.get(self.text_column)
-        if not isinstance(text, str):
-            self._drop("no text", source, number)
-            return None
-        self.has_parents |= "parent_id" in row
-        return Comment(text, *(_as_text(row.get(key)) for key in OPTIONAL_COLUMNS))
-
-    def _drop(self, reason: str, source: str, number: int) -> None:
-        self.counts[reason] += 1
-        if sum(self.counts.values()) - self.counts["comments"] <= MAX_NAMED_ROWS:
-            logger.warning("%s, row %d: %s; the row is left out", source, number, reason)
+    def _drop(self, rows: Rows, source: str, num_before: int) -> None:
+        for number, reason in rows.bad:
+            if sum(self.counts.values()) - self.counts["comments"] < MAX_NAMED_ROWS:
+                logger.warning("%s, row %d: %s; the row is left out", source, num_before + number + 1, reason)
+            self.counts[reason] += 1
 
 
 def find_files(dataset: str) -> list[str]:
@@ -126,7 +105,7 @@ def find_files(dataset: str) -> list[str]:
         InputError: it looks like a path and nothing is there, or a file has an unknown extension.
     """
     if os.path.isdir(dataset):
-        matches = [str(path) for path in Path(dataset).iterdir() if _format_of(str(path)) is not None]
+        matches = [str(path) for path in Path(dataset).iterdir() if format_of(str(path)) is not None]
     elif os.path.isfile(dataset):
         matches = [dataset]
     else:
@@ -136,9 +115,9 @@ def find_files(dataset: str) -> list[str]:
             f"no file matches {dataset!r}; give a file, a quoted glob, a directory, or a Hub id owner/name"
         )
     for path in matches:
-        if _format_of(path) is None:
+        if format_of(path) is None:
             raise InputError(
-                f"{path}: unknown extension; use one of {', '.join(FORMATS)}, the text formats also as .gz"
+                f"{path}: unknown extension; use one of {', '.join(FORMATS)}, text also as {', '.join(COMPRESSIONS)}"
             )
     return sorted(matches)
 
@@ -146,105 +125,45 @@ def find_files(dataset: str) -> list[str]:
 def _looks_local(dataset: str) -> bool:
     is_path = dataset.startswith((".", "/", "~")) or dataset.count("/") > 1 or "\\" in dataset
     is_glob = any(character in dataset for character in GLOB_CHARACTERS)
-    return is_path or is_glob or _format_of(dataset) is not None or os.path.isdir(dataset)
+    return is_path or is_glob or format_of(dataset) is not None or os.path.isdir(dataset)
 
 
-def _format_of(path: str) -> str | None:
-    return FORMATS.get(Path(path.removesuffix(".gz")).suffix)
+def read_from_hub(
+    dataset: str, text_column: str, *, split: str = "train", revision: str | None = None
+) -> Iterator[Rows]:
+    """Yield the rows of a dataset of the Hub as they arrive.
 
-
-def _check_file(file: str, text_column: str) -> None:
-    """See at the start, and not after hours, that a file opens and a Parquet file has the column."""
-    try:
-        if _format_of(file) != "parquet":
-            with _open_lines(file) as lines:
-                lines.readline()
-            return
-        columns = pq.read_schema(file).names
-    except UNREADABLE as error:
-        raise InputError(f"cannot read {file}: {error}") from error
-    if text_column not in columns:
-        raise InputError(_missing_column(file, text_column, columns))
-
-
-def _missing_column(source: str, column: str, columns: Iterable[str]) -> str:
-    return f"{source} has no column {column!r}; it has {', '.join(map(repr, columns))}: give one as --text_column"
-
-
-def _read_file(file: str, text_column: str) -> Iterator[Row]:
-    """Yield the rows of a local file.
-
-    Files are read here and not by `datasets`: measured with 5.2.0, one bad byte costs it the whole file, a `.gz` with
-    Hangul cannot be read once bytes may be bad, and an empty Parquet shard ends the stream.
+    Raises:
+        InputError: it cannot be opened or read, or has no such column.
     """
+    from datasets import load_dataset  # takes half a second and 70 MB, which no worker on local files needs
+    from datasets.exceptions import DatasetNotFoundError
+
     try:
-        if _format_of(file) == "parquet":
-            with pq.ParquetFile(file) as parquet:
-                wanted = [name for name in (text_column, *OPTIONAL_COLUMNS) if name in parquet.schema_arrow.names]
-                for batch in parquet.iter_batches(READ_BATCH_SIZE, columns=wanted):
-                    yield from _rows_of(batch)
-            return
-        is_json = _format_of(file) == "json"
-        with _open_lines(file) as lines:
-            for line in lines:
-                yield _parse_line(line, text_column, is_json=is_json)
-    except UNREADABLE as error:
-        raise InputError(f"cannot read {file}: {error}") from error
-
-
-def _open_lines(file: str) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(file)) if file.endswith(".gz") else open(file, "rb")
-
-
-def _parse_line(line: bytes, text_column: str, *, is_json: bool) -> Row:
-    try:
-        text = line.decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError:
-        return "invalid UTF-8"
-    if not is_json:
-        return {text_column: text}
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return "invalid JSON"
-    return values if isinstance(values, dict) else "invalid JSON"
-
-
-def _read_from_hub(reader: CommentReader) -> Iterator[Row]:
-    try:
-        stream = load_dataset(reader.dataset, split=reader.split, revision=reader.revision, streaming=True)
+        stream = load_dataset(dataset, split=split, revision=revision, streaming=True)
     except (DatasetNotFoundError, ValueError, OSError) as error:
         raise InputError(
-            f"cannot open {reader.dataset!r}: {error}; give a local path, or a Hub dataset with "
+            f"cannot open {dataset!r}: {error}; give a local path, or a Hub dataset with "
             "its --dataset_split and --dataset_revision"
         ) from error
     try:
         for table in stream.with_format("arrow").iter(batch_size=READ_BATCH_SIZE):
-            wanted = [name for name in (reader.text_column, *OPTIONAL_COLUMNS) if name in table.column_names]
-            yield from _rows_of(table.select(wanted) if reader.text_column in wanted else table)
+            wanted = [name for name in (text_column, *OPTIONAL_COLUMNS) if name in table.column_names]
+            yield from_arrow(table.select(wanted) if text_column in wanted else table, dataset, text_column)
     except UNREADABLE as error:
-        raise InputError(f"cannot read {reader.dataset!r}: {error}; download its files and give their path") from error
+        raise InputError(f"cannot read {dataset!r}: {error}; download its files and give their path") from error
 
 
-def _rows_of(table: pa.Table | pa.RecordBatch) -> Iterator[Row]:
-    columns = [_decode_column(column) for column in table.columns]
-    for values in zip(*columns, strict=True):
-        yield "invalid UTF-8" if UNDECODABLE in values else dict(zip(table.column_names, values, strict=True))
+def find_revision(dataset: str, revision: str | None = None) -> str:
+    """Return the commit of a dataset of the Hub.
 
+    Raises:
+        InputError: there is no such dataset or revision, or the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-def _decode_column(column: pa.ChunkedArray | pa.Array) -> list[Any]:
     try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        return [_decode(value.as_py()) for value in column.cast(pa.binary())]
-
-
-def _decode(value: bytes | None) -> Any:
-    try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError:
-        return UNDECODABLE
-
-
-def _as_text(value: Any) -> str | None:
-    return None if value is None else str(value)
+        return str(HfApi().dataset_info(dataset, revision=revision).sha)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise InputError(f"cannot open {dataset!r}: {error}; give a local path or a Hub id owner/name") from error

@@ -7,7 +7,6 @@ import os
 import platform
 import shlex
 import shutil
-import sys
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +19,16 @@ from transformers import PreTrainedTokenizerBase
 from kcelectra.corpus.cleaning import RULE_SETS
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.corpus.sample import generate_sample
+from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
-from kcelectra.manifest import MANIFEST, RECORDED_PACKAGES, verify_manifest, write_atomically, write_manifest
+from kcelectra.manifest import (
+    MANIFEST,
+    RECORDED_PACKAGES,
+    read_manifest,
+    verify_manifest,
+    write_atomically,
+    write_manifest,
+)
 from kcelectra.pretraining.checkpoints import (
     BYTES_PER_PARAMETER,
     BYTES_PER_WEIGHT,
@@ -69,8 +76,16 @@ class DataArguments:
     dataset_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub dataset."})
     text_column: str = field(default="text", metadata={"help": "Column that holds the comment."})
-    rules: str = field(default="v2022", metadata={"help": f"Rule set that cleans: {', '.join(RULE_SETS)}."})
-    min_chars: int = field(default=10, metadata={"help": "Leave out comments with fewer characters after cleaning."})
+    rules: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Rule set that cleans: {', '.join(RULE_SETS)}; v2022 if not given, none for a built corpus."
+        },
+    )
+    min_chars: int | None = field(
+        default=None,
+        metadata={"help": "Leave out comments with fewer characters; 10 if not given, 0 for a built corpus."},
+    )
     tokenizer: str | None = field(
         default=None, metadata={"help": "vocab.txt, directory or Hub id; trained on the comments if not given."}
     )
@@ -81,6 +96,15 @@ class DataArguments:
     )
     max_length: int = field(default=128, metadata={"help": "Tokens of a row."})
     shuffle_window: int = field(default=SHUFFLE_WINDOW, metadata={"help": "Rows that are shuffled together."})
+
+    def cleaning(self) -> dict[str, Any]:
+        """Return `rules` and `min_chars`, those not given by what the dataset is."""
+        manifest = read_manifest(self.dataset) if self.dataset and Path(self.dataset).is_dir() else None
+        is_corpus = manifest is not None and manifest.get("stage") == "corpus"
+        defaults = {"rules": "none", "min_chars": 0} if is_corpus else {"rules": "v2022", "min_chars": 10}
+        return {
+            key: default if getattr(self, key) is None else getattr(self, key) for key, default in defaults.items()
+        }
 
 
 def prepare_cpu() -> None:
@@ -99,11 +123,6 @@ def prepare_cpu() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
-
-
-def num_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
@@ -166,9 +185,9 @@ def prepare_tokenizer(arguments: DataArguments, reader: CommentReader, run_dir: 
     trained_dir = Path(run_dir, TOKENIZER_DIR)
     if arguments.tokenizer is None and not (trained_dir / MANIFEST).exists():
         shutil.rmtree(trained_dir, ignore_errors=True)
-        texts = read_texts(reader, rules=arguments.rules, min_chars=arguments.min_chars)
+        texts = read_texts(reader, **arguments.cleaning())
         save_tokenizer(train_tokenizer(texts, vocab_size=arguments.vocab_size or DEFAULT_VOCAB_SIZE), trained_dir)
-        write_manifest(trained_dir, dataset=reader.dataset, rules=arguments.rules)
+        write_manifest(trained_dir, dataset=reader.dataset, rules=arguments.cleaning()["rules"])
     if arguments.tokenizer is None:
         verify_manifest(trained_dir)
         return load_tokenizer(trained_dir)
@@ -211,8 +230,7 @@ def build_trainer(
         reader,
         tokenizer,
         max_length=max_length,
-        rules=data_arguments.rules,
-        min_chars=data_arguments.min_chars,
+        **data_arguments.cleaning(),
         seed=training_arguments.seed,
         shuffle_window=data_arguments.shuffle_window,
     )

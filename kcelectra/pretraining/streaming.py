@@ -1,7 +1,8 @@
 """Raw comments in, packed rows out: cleaned, tokenised and packed on the fly."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import chain, count, islice
 from typing import Any
 
@@ -10,16 +11,27 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from kcelectra.corpus.cleaning import clean_batch, get_rules
+from kcelectra.corpus.cleaning import get_rules
 from kcelectra.corpus.comments import Comment, CommentReader
+from kcelectra.corpus.vectorized import clean_batch
 from kcelectra.errors import InputError
 from kcelectra.pretraining.packing import Packer, frame_document
 
+MAX_OPEN_DOCUMENTS = 10_000  # of a thread; one that has more is cut there
 SHUFFLE_WINDOW = 4096  # rows; at length 128 half a million tokens, a second or two of tokenising
 
 
+@dataclass
+class _Document:
+    comment: list[int]
+    replies: list[int] = field(default_factory=list)
+
+
 class DocumentBuilder:
-    """Join each comment with the replies that follow it.
+    """Join each comment with the replies to it in its thread, and with the replies to those.
+
+    The comments of a thread stand together in the source; a reply may stand anywhere after what it replies to, up to
+    `MAX_OPEN_DOCUMENTS` later.
 
     Args:
         pair_neighbours: make a document of two neighbours of a thread; for sources that know threads but not parents,
@@ -28,30 +40,35 @@ class DocumentBuilder:
 
     def __init__(self, *, pair_neighbours: bool = False) -> None:
         self.pair_neighbours = pair_neighbours
-        self._head: Comment | None = None
-        self._comment: list[int] = []
-        self._replies: list[int] = []
+        self._thread: str | None = None
+        self._open: deque[_Document] = deque()
+        self._document_of: dict[str, _Document] = {}
 
     def add(self, comment: Comment, ids: list[int]) -> Iterator[tuple[list[int], list[int]]]:
-        """Take in a comment and its token ids; yield the document that is complete, if one is."""
-        if self._head is not None and self._belongs(comment, self._head):
-            self._replies.extend(ids)
-            return
-        yield from self.flush()
-        self._head, self._comment, self._replies = comment, ids, []
+        """Take in a comment and its token ids; yield the documents that are complete."""
+        if comment.thread != self._thread or len(self._open) > MAX_OPEN_DOCUMENTS:
+            yield from self.flush()
+        self._thread = comment.thread
+        document = self._find(comment)
+        if document is None:
+            document = _Document(ids)
+            self._open.append(document)
+        else:
+            document.replies.extend(ids)
+        if comment.comment_id is not None:
+            self._document_of.setdefault(comment.comment_id, document)
+
+    def _find(self, comment: Comment) -> _Document | None:
+        if not self.pair_neighbours:
+            return None if comment.parent_id is None else self._document_of.get(comment.parent_id)
+        is_single = bool(self._open) and not self._open[-1].replies
+        return self._open[-1] if is_single and comment.thread is not None else None
 
     def flush(self) -> Iterator[tuple[list[int], list[int]]]:
-        """Yield the document that is being built, if one is."""
-        if self._head is not None:
-            yield self._comment, self._replies
-        self._head = None
-
-    def _belongs(self, comment: Comment, head: Comment) -> bool:
-        if comment.thread != head.thread:
-            return False
-        if self.pair_neighbours:
-            return head.thread is not None and not self._replies
-        return comment.parent_id is not None and comment.parent_id == head.comment_id
+        """Yield the documents that are being built."""
+        yield from ((document.comment, document.replies) for document in self._open)
+        self._open.clear()
+        self._document_of.clear()
 
 
 class PackedStream(IterableDataset):

@@ -1,0 +1,398 @@
+"""Read local files of comments in columns, part by part, and lose no good row beside a bad one."""
+
+import codecs
+import csv
+import gzip
+import json
+import sys
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kcelectra.errors import InputError
+
+COMPRESSIONS = (".gz", ".zst")  # of the text formats
+OPTIONAL_COLUMNS = ("thread", "comment_id", "parent_id")
+READ_BATCH_SIZE = 4000  # rows
+READ_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 20  # assumption: no comment is longer
+MAX_QUOTED_LINES = 1000  # of one CSV field; what is longer is a quotation mark that nothing closes
+UNREADABLE = (OSError, EOFError, zlib.error, pa.ArrowInvalid)
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class Bad:
+    """What stands for a row that is left out."""
+
+    reason: str
+
+
+#: A row as it was read: its columns, or why it cannot be.
+Row = dict[str, Any] | Bad
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a file: bytes `start` to `stop` of a text file, row groups of a Parquet file; all of it if None.
+
+    `num_bytes` says how much work it is, about.
+    """
+
+    file: str
+    start: int = 0
+    stop: int | None = None
+    num_bytes: int = 0
+
+
+@dataclass
+class Rows:
+    """Some consecutive rows of a part.
+
+    Attributes:
+        columns: values by column, of the good rows: the text, a `str` each, and those of `OPTIONAL_COLUMNS` that the
+            source has, `str` or None.
+        bad: of each row that was left out, its number among these rows, from 0, and the reason.
+    """
+
+    columns: dict[str, list[Any]]
+    bad: list[tuple[int, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()))) + len(self.bad)
+
+
+class UnreadableFile(InputError):
+    """A file that is damaged from some row on."""
+
+
+def format_of(file: str) -> str | None:
+    """Return a key of `FORMATS`, or None for a file of another kind."""
+    path = Path(file)
+    is_compressed = path.suffix in COMPRESSIONS
+    suffix = path.with_suffix("").suffix if is_compressed else path.suffix
+    return suffix if suffix in FORMATS and not (is_compressed and suffix == ".parquet") else None
+
+
+def check_file(file: str, text_column: str) -> None:
+    """See at the start, and not after hours, that a file opens and has the column.
+
+    Raises:
+        InputError: it does not, it has not, or it is UTF-16.
+    """
+    try:
+        if format_of(file) == ".parquet":
+            columns = pq.read_schema(file).names
+            if text_column not in columns:
+                raise InputError(missing_column(file, text_column, columns))
+            return
+        with _open(file) as stream:
+            if stream.read(2).startswith(UTF16_MARKS):
+                raise InputError(f"{file} is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`")
+    except UNREADABLE as error:
+        raise InputError(f"cannot read {file}: {error}") from error
+    if format_of(file) in (".csv", ".tsv"):
+        next(read_part(Part(file), text_column), None)
+
+
+def missing_column(source: str, column: str, columns: Iterable[str]) -> str:
+    """Say what the source has instead."""
+    return f"{source} has no column {column!r}; it has {', '.join(map(repr, columns))}: give one as --text_column"
+
+
+def split_file(file: str, part_bytes: int) -> list[Part]:
+    """Split a file into parts that can be read apart: at line ends, or between row groups.
+
+    Args:
+        file: of any format; compressed files, CSV and TSV stay whole.
+        part_bytes: > 0, bytes of a part, about.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        if format_of(file) == ".parquet":
+            return _split_row_groups(file, part_bytes)
+        size = Path(file).stat().st_size
+        if Path(file).suffix not in (".txt", ".jsonl", ".ndjson") or size <= part_bytes:
+            return [Part(file, num_bytes=size)]
+        with open(file, "rb") as stream:
+            cuts = {_next_line(stream, position) for position in range(part_bytes, size, part_bytes)}
+    except UNREADABLE as error:
+        raise InputError(f"cannot read {file}: {error}") from error
+    edges = [0, *sorted(cuts - {0, size}), size]
+    return [Part(file, start, stop, stop - start) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def _next_line(stream: BinaryIO, position: int) -> int:
+    """Return where the first line begins at a position or after it."""
+    stream.seek(position - 1)
+    while (piece := stream.readline(READ_BYTES)) and not piece.endswith(b"\n"):
+        pass
+    return stream.tell()
+
+
+def _split_row_groups(file: str, part_bytes: int) -> list[Part]:
+    metadata = pq.read_metadata(file)
+    parts, start, size = [], 0, 0
+    for group in range(metadata.num_row_groups):
+        size += metadata.row_group(group).total_byte_size
+        if size >= part_bytes or group == metadata.num_row_groups - 1:
+            parts.append(Part(file, start, group + 1, size))
+            start, size = group + 1, 0
+    return parts
+
+
+def read_part(part: Part, text_column: str) -> Iterator[Rows]:
+    """Yield the rows of a part, in order.
+
+    Files are read here and not by `datasets`: measured with 5.2.0, one bad byte costs it the whole file, a `.gz` with
+    Hangul cannot be read once bytes may be bad, and an empty Parquet shard ends the stream.
+
+    Args:
+        part: of a file.
+        text_column: column that holds the comment; of a `.txt` each line is one.
+
+    Raises:
+        UnreadableFile: the file is damaged; every row before was yielded.
+        InputError: the column does not exist.
+    """
+    num_rows = 0
+    try:
+        for rows in FORMATS[format_of(part.file) or ""](part, text_column):
+            num_rows += len(rows)
+            yield rows
+    except UNREADABLE as error:
+        raise UnreadableFile(f"cannot read {part.file} after row {num_rows}: {error}") from error
+
+
+def _read_text(part: Part, text_column: str) -> Iterator[Rows]:
+    for lines in _read_lines(part):
+        bad = [(number, line.reason) for number, line in enumerate(lines) if isinstance(line, Bad)]
+        yield Rows({text_column: [line for line in lines if isinstance(line, str)] if bad else lines}, bad)
+
+
+def _read_json(part: Part, text_column: str) -> Iterator[Rows]:
+    is_first = part.start == 0
+    for lines in _read_lines(part):
+        yield to_rows(map(_parse_json, lines), part.file, text_column, is_first=is_first)
+        is_first = False
+
+
+def _parse_json(line: str | Bad) -> Row:
+    if isinstance(line, Bad):
+        return line
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return Bad("invalid JSON")
+    return values if isinstance(values, dict) else Bad("invalid JSON")
+
+
+def _read_csv(part: Part, text_column: str) -> Iterator[Rows]:
+    yield from _read_table(part, text_column, _join_quoted, lambda line: next(csv.reader([line]), []))
+
+
+def _read_tsv(part: Part, text_column: str) -> Iterator[Rows]:
+    """Read lines of fields between tabs; quotation marks mean nothing, as in NSMC."""
+    yield from _read_table(part, text_column, iter, lambda line: line.split("\t"))
+
+
+def _read_table(
+    part: Part,
+    text_column: str,
+    join: Callable[[Iterator[str | Bad]], Iterator[str | Bad]],
+    split: Callable[[str], list[str]],
+) -> Iterator[Rows]:
+    lines = join(chain.from_iterable(_read_lines(part)))
+    header = next(lines, "")
+    names = split(header) if isinstance(header, str) else []
+    if header and text_column not in names:
+        raise InputError(missing_column(part.file, text_column, names))
+    while batch := list(islice(lines, READ_BATCH_SIZE)):
+        yield to_rows((_parse_fields(line, names, split) for line in batch), part.file, text_column)
+
+
+def _parse_fields(line: str | Bad, names: list[str], split: Callable[[str], list[str]]) -> Row:
+    if isinstance(line, Bad):
+        return line
+    try:
+        values = split(line)
+    except csv.Error as error:
+        return Bad(f"invalid CSV: {error}")
+    if len(values) != len(names):
+        return Bad("not as many fields as the header")
+    return dict(zip(names, values, strict=True))
+
+
+def _join_quoted(lines: Iterator[str | Bad]) -> Iterator[str | Bad]:
+    """Join the lines of a quoted field; a quotation mark that nothing closes costs its own line only."""
+    ahead: deque[str | Bad] = deque()
+    while True:
+        line = ahead.popleft() if ahead else next(lines, None)
+        if line is None:
+            return
+        if isinstance(line, Bad) or line.count('"') % 2 == 0:
+            yield line
+            continue
+        ahead.extend(islice(lines, MAX_QUOTED_LINES - len(ahead)))
+        closing = next((i for i, other in enumerate(ahead) if isinstance(other, Bad) or other.count('"') % 2), None)
+        if closing is None or isinstance(ahead[closing], Bad):
+            yield Bad("a quotation mark that nothing closes")
+        else:
+            yield "\n".join([line, *(str(ahead.popleft()) for _ in range(closing + 1))])
+
+
+def _read_lines(part: Part) -> Iterator[list[str | Bad]]:
+    """Yield the lines of a text file without their ends, in batches of about `READ_BYTES`."""
+    rest = b""
+    with _open(part.file) as stream:
+        left = (part.stop or sys.maxsize) - part.start
+        if part.start:
+            stream.seek(part.start)
+        is_long = False  # within a line that is too long, of which no byte is kept
+        is_first = part.start == 0
+        while left > 0 and (piece := stream.read(min(READ_BYTES, left))):
+            left -= len(piece)
+            piece = piece.removeprefix(codecs.BOM_UTF8) if is_first else piece
+            is_first = False
+            block, end, tail = piece.rpartition(b"\n")
+            if end:
+                yield _split_lines(block if is_long else rest + block, is_long=is_long)
+                rest, is_long = tail, False
+            elif not is_long:
+                rest += tail
+            if len(rest) > MAX_LINE_BYTES:
+                rest, is_long = b"", True
+    if rest or is_long:
+        yield _split_lines(rest, is_long=is_long)
+
+
+def _split_lines(block: bytes, *, is_long: bool) -> list[str | Bad]:
+    """Split a block at its line ends; of a line that was too long, the block holds the end."""
+    try:
+        text = block.decode()
+        lines: list[str | Bad] = [*text.split("\n")]
+        if "\r" in text:
+            lines = [line.removesuffix("\r") for line in text.split("\n")]
+    except UnicodeDecodeError:
+        lines = [_decode_line(line) for line in block.split(b"\n")]
+    if is_long:
+        lines[0] = Bad("a line of more than 1 MiB")
+    return lines
+
+
+def _decode_line(line: bytes) -> str | Bad:
+    try:
+        return line.decode().removesuffix("\r")
+    except UnicodeDecodeError:
+        return Bad("invalid UTF-8")
+
+
+def _open(file: str) -> BinaryIO:
+    if file.endswith(".gz"):
+        return cast(BinaryIO, gzip.open(file))
+    if file.endswith(".zst"):
+        return cast(BinaryIO, pa.CompressedInputStream(pa.OSFile(file), "zstd"))
+    return open(file, "rb")
+
+
+def _read_parquet(part: Part, text_column: str) -> Iterator[Rows]:
+    with pq.ParquetFile(part.file) as parquet:
+        wanted = [name for name in (text_column, *OPTIONAL_COLUMNS) if name in parquet.schema_arrow.names]
+        groups = range(part.start, parquet.num_row_groups if part.stop is None else part.stop)
+        for batch in parquet.iter_batches(READ_BATCH_SIZE, row_groups=groups, columns=wanted, use_threads=False):
+            yield from_arrow(batch, part.file, text_column)
+
+
+def from_arrow(table: pa.Table | pa.RecordBatch, source: str, text_column: str) -> Rows:
+    """Return the rows of an Arrow table.
+
+    Raises:
+        InputError: it has no such column.
+    """
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    try:
+        values = {name: column.to_pylist() for name, column in columns.items()}
+    except UnicodeDecodeError:
+        values = {name: list(map(_decode, column.cast(pa.binary()).to_pylist())) for name, column in columns.items()}
+    else:
+        texts = values.get(text_column, [None])
+        if all(isinstance(text, str) for text in texts):
+            return Rows(
+                {text_column: texts}
+                | {
+                    name: values[name] if columns[name].type == pa.string() else _as_texts(values[name])
+                    for name in OPTIONAL_COLUMNS
+                    if name in columns
+                }
+            )
+    rows = (
+        next((value for value in row if isinstance(value, Bad)), dict(zip(columns, row, strict=True)))
+        for row in zip(*values.values(), strict=True)
+    )
+    return to_rows(rows, source, text_column)
+
+
+def _decode(value: bytes | None) -> str | Bad | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return Bad("invalid UTF-8")
+
+
+def to_rows(rows: Iterable[Row], source: str, text_column: str, *, is_first: bool = True) -> Rows:
+    """Sort rows into good ones, by column, and bad ones.
+
+    Args:
+        rows: as they were read.
+        source: their file, for messages.
+        text_column: column that holds the comment.
+        is_first: they are the first of their source, which shows its columns.
+
+    Raises:
+        InputError: the first good row of the source has no such column.
+    """
+    good: list[dict[str, Any]] = []
+    bad = []
+    for number, row in enumerate(rows):
+        if isinstance(row, dict) and is_first and not good and text_column not in row:
+            raise InputError(missing_column(source, text_column, row))
+        if isinstance(row, Bad):
+            bad.append((number, row.reason))
+        elif isinstance(row.get(text_column), str):
+            good.append(row)
+        else:
+            bad.append((number, "no text"))
+    columns = {text_column: [row[text_column] for row in good]}
+    for name in OPTIONAL_COLUMNS:
+        if name != text_column and any(name in row for row in good):
+            columns[name] = _as_texts(row.get(name) for row in good)
+    return Rows(columns, bad)
+
+
+def _as_texts(ids: Iterable[Any]) -> list[str | None]:
+    """Return ids as text that can be written."""
+    return [i if i is None or (isinstance(i, str) and i.isascii()) else _as_text(i) for i in ids]
+
+
+def _as_text(value: Any) -> str:
+    return str(value).encode("utf-8", "replace").decode()
+
+
+#: How each format is read, by extension; a text format may be compressed.
+FORMATS: dict[str, Callable[[Part, str], Iterator[Rows]]] = {
+    ".txt": _read_text,
+    ".jsonl": _read_json,
+    ".ndjson": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".parquet": _read_parquet,
+}
