@@ -10,7 +10,7 @@ help:
 	@echo "make demo       raw comments in, a pretrained model and a report out, on the embedded sample"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-slow  the long tests"
-	@echo "make bench      speed of a pretraining step beside its peer (needs comments: DATASET='data/*.parquet')"
+	@echo "make bench      speed beside the peers (needs comments: DATASET='data/*.parquet')"
 
 setup: $(VENV)/.installed
 
@@ -21,8 +21,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	@echo "== raw comments -> clean -> tokenizer -> packed rows -> training -> export -> report"
-	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py
+	@echo "== raw comments -> clean -> dedup -> corpus"
+	$(BIN)/python recipes/build_corpus.py
+	@echo "== corpus -> tokenizer -> packed rows -> training -> export -> report"
+	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py --dataset out/corpus
 
 lint: setup
 	$(BIN)/ruff check .
@@ -37,6 +39,8 @@ test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
 bench: setup
+	$(BIN)/python benchmarks/clean.py --dataset "$(DATASET)"
+	$(BIN)/python benchmarks/corpus.py --dataset "$(DATASET)"
 	$(BIN)/python benchmarks/pretrain_step.py --dataset "$(DATASET)"
 
 clean:

@@ -129,17 +129,16 @@ def write_cleaned(file: Path, files: Iterable[str]) -> int:
 def run_ours(output_dir: str, files: list[str], num_workers: int, memory_mb: int) -> dict[str, Any]:
     """Build the corpus with this package."""
     from kcelectra.corpus.build import CorpusArguments, plan_corpus, run_step
-    from kcelectra.corpus.shards import STEPS
-    from kcelectra.corpus.workers import Workers
+    from kcelectra.corpus.shards import STEPS, finish_corpus
 
     options = {"rules": RULES, "min_chars": MIN_CHARS, "num_workers": num_workers, "memory_mb": memory_mb}
     work_dir = plan_corpus(CorpusArguments(files, output_dir, **options))
     seconds = {}
-    with Workers(num_workers) as workers:  # as `build_corpus` does
-        for step in STEPS:
-            start = time.perf_counter()
-            run_step(step, work_dir, workers)
-            seconds[step.__name__] = time.perf_counter() - start
+    for step in STEPS[:-1]:  # as `build_corpus` does
+        start = time.perf_counter()
+        run_step(step, work_dir, num_workers=num_workers)
+        seconds[step.__name__] = time.perf_counter() - start
+    finish_corpus(work_dir)
     return {"seconds": seconds, "dropped": read_manifest(output_dir)["dropped"]}
 
 

@@ -15,15 +15,17 @@ from kcelectra.corpus.dedup import SCOPES
 from kcelectra.corpus.formats import Part, check_file, split_file
 from kcelectra.corpus.shards import (
     PERSONAL_DATA,
-    STEPS,
     WORK_DIR,
     Step,
     clean_part,
     count_tasks,
+    drop_duplicates,
+    finish_corpus,
     read_json,
     write_json,
+    write_shard,
 )
-from kcelectra.corpus.workers import Workers, num_cores
+from kcelectra.corpus.workers import num_cores, run_tasks
 from kcelectra.errors import InputError
 from kcelectra.manifest import read_manifest, verify_manifest
 
@@ -65,8 +67,6 @@ class CorpusArguments:
         for name in ("shard_mb", "memory_mb", "part_mb", "num_workers"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"--{name} is {getattr(self, name)}; give 1 or more")
-        if not self.sources:
-            raise InputError("no comments; give --sources with files, quoted globs, directories or Hub ids")
 
 
 def build_corpus(sources: str | list[str], output_dir: str | Path, **options: Any) -> dict[str, Any]:
@@ -90,13 +90,13 @@ def build_corpus(sources: str | list[str], output_dir: str | Path, **options: An
     arguments = CorpusArguments(sources=sources, output_dir=str(output_dir), **options)
     work_dir = plan_corpus(arguments)
     if work_dir is not None:
-        with Workers(arguments.num_workers or num_cores()) as workers:
-            for step in STEPS:
-                run_step(step, work_dir, workers)
+        for step in (clean_part, drop_duplicates, write_shard):
+            run_step(step, work_dir, num_workers=arguments.num_workers or num_cores())
+        finish_corpus(work_dir)
     return verify_manifest(output_dir)
 
 
-def run_step(step: Step, work_dir: str, workers: Workers) -> None:
+def run_step(step: Step, work_dir: str, *, num_workers: int) -> None:
     """Do one step of a planned corpus, with a progress bar: time left, rows a second, and what was dropped."""
     weights = [1] * count_tasks(step, work_dir)
     if step is clean_part:
@@ -109,16 +109,14 @@ def run_step(step: Step, work_dir: str, workers: Workers) -> None:
             bar.set_postfix_str(_describe_progress(done.copy(), bar.format_dict["elapsed"]), refresh=False)
             bar.update(weights[task])
 
-        workers.run(step, work_dir, range(len(weights)), on_done=show)
+        run_tasks(step, work_dir, range(len(weights)), num_workers=num_workers, on_done=show)
 
 
 def _describe_progress(done: Counter[str], seconds: float) -> str:
     rows = done.pop("rows")
     text = f"{rows:,} rows, {rows / max(seconds, 0.001):,.0f} rows/s"
-    dropped = [
-        f", {reason} {count / rows:.1%}" for reason, count in done.most_common() if reason != "comments" and rows
-    ]
-    return text + "".join(dropped[:4])
+    dropped = [f", {reason} {count / rows:.1%}" for reason, count in done.most_common(4) if rows and count]
+    return text + "".join(dropped)
 
 
 def plan_corpus(arguments: CorpusArguments) -> str | None:
@@ -131,6 +129,8 @@ def plan_corpus(arguments: CorpusArguments) -> str | None:
     Raises:
         InputError: a source cannot be read, or the output directory holds another corpus or something else.
     """
+    if not arguments.sources:
+        raise InputError("no comments; give --sources with files, quoted globs, directories or Hub ids")
     output_dir, work_dir = Path(arguments.output_dir), Path(arguments.output_dir, WORK_DIR).absolute()
     found = {source: find_files(source) or [source] for source in arguments.sources}
     files = [os.path.abspath(file) if os.path.exists(file) else file for names in found.values() for file in names]
@@ -203,5 +203,5 @@ def describe_corpus(manifest: dict[str, Any]) -> str:
     lines = []
     for title, counts in sections.items():
         lines.append(title)
-        lines += [f"  {name:<32}{count:>14,}{count / num_read:>10.3%}" for name, count in counts.items()]
+        lines += [f"  {name:<32}{count:>14,}{count / num_read:>10.3%}" for name, count in counts.items()] or ["  none"]
     return "\n".join([*lines, *manifest["bad_rows"], *manifest["damaged_files"]])

@@ -4,11 +4,15 @@ A comment is drawn from a small grammar (a topic's nouns and adjectives, with pa
 passes `_NOISES`, the table of what a real crawl adds. All text was composed here; "/" separates alternatives.
 """
 
+import json
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
+from pathlib import Path
 from random import Random
+
+from kcelectra.manifest import write_atomically
 
 
 @dataclass(frozen=True)
@@ -243,3 +247,14 @@ def generate_sample(num_comments: int = 2000, *, seed: int = 0) -> Iterator[dict
     if num_comments < 1:
         raise ValueError(f"num_comments is {num_comments}, expected at least 1: type generate_sample(2000)")
     return islice(_threads(Random(seed)), num_comments)
+
+
+def write_sample(directory: str | Path) -> Path:
+    """Write the sample as `comments.jsonl`, if it is not there, and return the path."""
+    path = Path(directory, "comments.jsonl")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(
+            path, "".join(f"{json.dumps(comment, ensure_ascii=False)}\n" for comment in generate_sample())
+        )
+    return path

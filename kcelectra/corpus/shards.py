@@ -156,7 +156,7 @@ class _Tally:
             "empty": ~is_private & (length == 0),
             "too short": ~is_private & is_short,
         }
-        self.counts.update({reason: int(dropped.sum()) for reason, dropped in reasons.items()}, comments=len(length))
+        self.counts.update({reason: int(dropped.sum()) for reason, dropped in reasons.items()})
         return np.flatnonzero(~np.any(list(reasons.values()), axis=0)).tolist()
 
     def to_json(self, part: Part) -> dict[str, Any]:
@@ -287,7 +287,7 @@ def finish_corpus(work_dir: str, index: int = 0) -> dict[str, Any]:
         stage="corpus",
         settings=plan["settings"],
         sources=plan["sources"],
-        num_read=read.pop("comments", 0),
+        num_read=sum(part["num_rows"] for part in parts),
         num_kept=num_kept,
         num_kept_for_replies=shards["num_rescued"],
         dropped=dict((read + Counter(shards["counts"])).most_common()),

@@ -271,4 +271,4 @@ def _matches(pattern: re.Pattern[str]) -> np.ndarray:
 
 @functools.cache
 def _every_character() -> str:
-    return "".join(map(chr, range(NUM_CODE_POINTS)))
+    return np.arange(NUM_CODE_POINTS, dtype=np.uint32).tobytes().decode("utf-32-le", "surrogatepass")

@@ -1,7 +1,6 @@
 """A pretraining run: what it was asked for, and the objects it is made of."""
 
 import ctypes
-import json
 import math
 import os
 import platform
@@ -18,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kcelectra.corpus.cleaning import RULE_SETS
 from kcelectra.corpus.comments import CommentReader
-from kcelectra.corpus.sample import generate_sample
+from kcelectra.corpus.sample import write_sample
 from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
 from kcelectra.manifest import (
@@ -164,13 +163,7 @@ def _different_run(output_dir: Path, earlier: dict[str, Any], settings: dict[str
 
 def open_comments(arguments: DataArguments, run_dir: str | Path) -> CommentReader:
     """Open the source; the embedded sample is written into the run's directory first."""
-    dataset = arguments.dataset
-    if dataset is None:
-        path = Path(run_dir, "sample", "comments.jsonl")
-        path.parent.mkdir(exist_ok=True)
-        lines = (json.dumps(comment, ensure_ascii=False) for comment in generate_sample())
-        write_atomically(path, "".join(f"{line}\n" for line in lines))
-        dataset = str(path)
+    dataset = arguments.dataset or str(write_sample(Path(run_dir, "sample")))
     return CommentReader(
         dataset, arguments.dataset_split, arguments.dataset_revision, text_column=arguments.text_column
     )
