@@ -4,6 +4,7 @@ import codecs
 import csv
 import gzip
 import json
+import re
 import sys
 import zlib
 from collections import deque
@@ -22,9 +23,14 @@ COMPRESSIONS = (".gz", ".zst")  # of the text formats
 OPTIONAL_COLUMNS = ("thread", "comment_id", "parent_id")
 READ_BATCH_SIZE = 4000  # rows
 READ_BYTES = 1 << 20
+SMALL_READ_BYTES = 1 << 12  # where a file is damaged
 MAX_LINE_BYTES = 1 << 20  # assumption: no comment is longer
 MAX_QUOTED_LINES = 1000  # of one CSV field; what is longer is a quotation mark that nothing closes
 UNREADABLE = (OSError, EOFError, zlib.error, pa.ArrowInvalid)
+TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
+CSV_FIELD = r'(?:"(?:[^"]++|"")*+"|[^",][^,]*+|)'
+RECORD = re.compile(f"{CSV_FIELD}(?:,{CSV_FIELD})*+", re.DOTALL)
+OPEN_RECORD = re.compile(rf'(?:{CSV_FIELD},)*+"(?:[^"]++|"")*+', re.DOTALL)  # its last field is not closed
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -123,11 +129,12 @@ def split_file(file: str, part_bytes: int) -> list[Part]:
         size = Path(file).stat().st_size
         if Path(file).suffix not in (".txt", ".jsonl", ".ndjson") or size <= part_bytes:
             return [Part(file, num_bytes=size)]
+        edges = [0]
         with open(file, "rb") as stream:
-            cuts = {_next_line(stream, position) for position in range(part_bytes, size, part_bytes)}
+            while edges[-1] < size:
+                edges.append(_next_line(stream, min(edges[-1] + part_bytes, size)))
     except UNREADABLE as error:
         raise InputError(f"cannot read {file}: {error}") from error
-    edges = [0, *sorted(cuts - {0, size}), size]
     return [Part(file, start, stop, stop - start) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
 
 
@@ -213,11 +220,28 @@ def _read_table(
 ) -> Iterator[Rows]:
     lines = join(chain.from_iterable(_read_lines(part)))
     header = next(lines, "")
-    names = split(header) if isinstance(header, str) else []
+    if isinstance(header, Bad):
+        raise InputError(f"{part.file}: cannot read its header: {header.reason}; repair it, or convert it to UTF-8")
+    names = split(header)
     if header and text_column not in names:
         raise InputError(missing_column(part.file, text_column, names))
-    while batch := list(islice(lines, READ_BATCH_SIZE)):
+    for batch in _in_batches(lines):
         yield to_rows((_parse_fields(line, names, split) for line in batch), part.file, text_column)
+
+
+def _in_batches(lines: Iterator[str | Bad]) -> Iterator[list[str | Bad]]:
+    """Yield lines in batches; those before the damage of a file too."""
+    batch = []
+    try:
+        for line in lines:
+            batch.append(line)
+            if len(batch) == READ_BATCH_SIZE:
+                yield batch
+                batch = []
+    except UNREADABLE:
+        yield batch
+        raise
+    yield batch
 
 
 def _parse_fields(line: str | Bad, names: list[str], split: Callable[[str], list[str]]) -> Row:
@@ -235,48 +259,77 @@ def _parse_fields(line: str | Bad, names: list[str], split: Callable[[str], list
 def _join_quoted(lines: Iterator[str | Bad]) -> Iterator[str | Bad]:
     """Join the lines of a quoted field; a quotation mark that nothing closes costs its own line only."""
     ahead: deque[str | Bad] = deque()
+    num_fields = None  # of the header
     while True:
         line = ahead.popleft() if ahead else next(lines, None)
         if line is None:
             return
-        if isinstance(line, Bad) or line.count('"') % 2 == 0:
-            yield line
-            continue
-        ahead.extend(islice(lines, MAX_QUOTED_LINES - len(ahead)))
-        closing = next((i for i, other in enumerate(ahead) if isinstance(other, Bad) or other.count('"') % 2), None)
-        if closing is None or isinstance(ahead[closing], Bad):
-            yield Bad("a quotation mark that nothing closes")
-        else:
-            yield "\n".join([line, *(str(ahead.popleft()) for _ in range(closing + 1))])
+        if isinstance(line, str) and '"' in line and OPEN_RECORD.fullmatch(line):
+            ahead.extend(islice(lines, MAX_QUOTED_LINES - len(ahead)))
+            line = _join_record(line, ahead, num_fields)
+        if num_fields is None and isinstance(line, str):
+            num_fields = len(next(csv.reader([line]), []))
+        yield line
+
+
+def _join_record(line: str, ahead: deque[str | Bad], num_fields: int | None) -> str | Bad:
+    """Return a line joined with those after it up to the one that closes its field, which are taken away."""
+    closing = next((i for i, other in enumerate(ahead) if isinstance(other, Bad) or other.count('"') % 2), len(ahead))
+    following = list(islice(ahead, closing + 1))
+    if closing < len(ahead) and not isinstance(following[-1], Bad):
+        record = "\n".join([line, *map(str, following)])
+        is_record = RECORD.fullmatch(record) is not None
+        if is_record and num_fields in (None, len(next(csv.reader([record])))):
+            for _ in following:
+                ahead.popleft()
+            return record
+    return Bad("a quotation mark that nothing closes")
 
 
 def _read_lines(part: Part) -> Iterator[list[str | Bad]]:
     """Yield the lines of a text file without their ends, in batches of about `READ_BYTES`."""
     rest = b""
-    with _open(part.file) as stream:
-        left = (part.stop or sys.maxsize) - part.start
-        if part.start:
-            stream.seek(part.start)
-        is_long = False  # within a line that is too long, of which no byte is kept
-        is_first = part.start == 0
-        while left > 0 and (piece := stream.read(min(READ_BYTES, left))):
-            left -= len(piece)
-            piece = piece.removeprefix(codecs.BOM_UTF8) if is_first else piece
-            is_first = False
-            block, end, tail = piece.rpartition(b"\n")
-            if end:
-                yield _split_lines(block if is_long else rest + block, is_long=is_long)
-                rest, is_long = tail, False
-            elif not is_long:
-                rest += tail
-            if len(rest) > MAX_LINE_BYTES:
-                rest, is_long = b"", True
+    is_long = False  # within a line that is too long, of which no byte is kept
+    for piece in _read_pieces(part):
+        block, end, tail = piece.rpartition(b"\n")
+        if end:
+            yield _split_lines(block if is_long else rest + block, is_long=is_long)
+            rest, is_long = tail, False
+        elif not is_long:
+            rest += tail
+        if len(rest) > MAX_LINE_BYTES:
+            rest, is_long = b"", True
     if rest or is_long:
         yield _split_lines(rest, is_long=is_long)
 
 
+def _read_pieces(part: Part) -> Iterator[bytes]:
+    """Yield the bytes of a part; where the file is damaged, all before the damage."""
+    position, stop = part.start, part.stop or sys.maxsize
+    for step in (READ_BYTES, SMALL_READ_BYTES):
+        try:
+            with _open(part.file) as stream:
+                _skip(stream, position)
+                while piece := stream.read(min(step, stop - position)):
+                    yield piece.removeprefix(codecs.BOM_UTF8) if position == 0 else piece
+                    position += len(piece)
+            return
+        except UNREADABLE:
+            if step == SMALL_READ_BYTES:
+                raise
+
+
+def _skip(stream: BinaryIO, num_bytes: int) -> None:
+    if stream.seekable():
+        stream.seek(num_bytes)
+        return
+    while num_bytes > 0:
+        num_bytes -= len(stream.read(min(READ_BYTES, num_bytes)))
+
+
 def _split_lines(block: bytes, *, is_long: bool) -> list[str | Bad]:
-    """Split a block at its line ends; of a line that was too long, the block holds the end."""
+    """Split a block at its line ends. Its first line may be too long; `is_long` says that this is the end of one."""
+    is_long = is_long or (block.find(b"\n") if b"\n" in block else len(block)) > MAX_LINE_BYTES
     try:
         text = block.decode()
         lines: list[str | Bad] = [*text.split("\n")]
@@ -308,8 +361,9 @@ def _read_parquet(part: Part, text_column: str) -> Iterator[Rows]:
     with pq.ParquetFile(part.file) as parquet:
         wanted = [name for name in (text_column, *OPTIONAL_COLUMNS) if name in parquet.schema_arrow.names]
         groups = range(part.start, parquet.num_row_groups if part.stop is None else part.stop)
-        for batch in parquet.iter_batches(READ_BATCH_SIZE, row_groups=groups, columns=wanted, use_threads=False):
-            yield from_arrow(batch, part.file, text_column)
+        for group in groups:  # one by one, so that a damaged one costs none before it
+            for batch in parquet.iter_batches(READ_BATCH_SIZE, row_groups=[group], columns=wanted, use_threads=False):
+                yield from_arrow(batch, part.file, text_column)
 
 
 def from_arrow(table: pa.Table | pa.RecordBatch, source: str, text_column: str) -> Rows:
@@ -318,34 +372,50 @@ def from_arrow(table: pa.Table | pa.RecordBatch, source: str, text_column: str) 
     Raises:
         InputError: it has no such column.
     """
-    columns = dict(zip(table.column_names, table.columns, strict=True))
-    try:
-        values = {name: column.to_pylist() for name, column in columns.items()}
-    except UnicodeDecodeError:
-        values = {name: list(map(_decode, column.cast(pa.binary()).to_pylist())) for name, column in columns.items()}
-    else:
-        texts = values.get(text_column, [None])
-        if all(isinstance(text, str) for text in texts):
-            return Rows(
-                {text_column: texts}
-                | {
-                    name: values[name] if columns[name].type == pa.string() else _as_texts(values[name])
-                    for name in OPTIONAL_COLUMNS
-                    if name in columns
-                }
-            )
+    if text_column not in table.column_names:
+        raise InputError(missing_column(source, text_column, table.column_names))
+    columns = {text_column: _read_texts(table.column(text_column))}
+    columns |= {name: _read_ids(table.column(name)) for name in OPTIONAL_COLUMNS if name in table.column_names}
+    if all(isinstance(text, str) for text in columns[text_column]) and not any(
+        isinstance(value, Bad) for name, values in columns.items() if name != text_column for value in values
+    ):
+        return Rows(columns)
     rows = (
-        next((value for value in row if isinstance(value, Bad)), dict(zip(columns, row, strict=True)))
-        for row in zip(*values.values(), strict=True)
+        next((value for value in values if isinstance(value, Bad)), dict(zip(columns, values, strict=True)))
+        for values in zip(*columns.values(), strict=True)
     )
     return to_rows(rows, source, text_column)
 
 
-def _decode(value: bytes | None) -> str | Bad | None:
+def _read_texts(column: pa.ChunkedArray | pa.Array) -> list[str | Bad | None]:
+    """Return a column of text; one of another type has none."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if column.type not in TEXT_TYPES:
+        return [None] * len(column)
     try:
-        return None if value is None else value.decode()
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [None if value is None else _decode(value) for value in column.cast(pa.large_binary()).to_pylist()]
+
+
+def _decode(value: bytes) -> str | Bad:
+    try:
+        return value.decode()
     except UnicodeDecodeError:
         return Bad("invalid UTF-8")
+
+
+def _read_ids(column: pa.ChunkedArray | pa.Array) -> list[Any]:
+    """Return ids as text; pandas makes floats of whole numbers where one is missing."""
+    if column.type in TEXT_TYPES or pa.types.is_dictionary(column.type):
+        return [i or None for i in _read_texts(column)]
+    if pa.types.is_floating(column.type):
+        return _as_texts(i if i is None or not i.is_integer() else int(i) for i in column.to_pylist())
+    try:
+        return column.cast(pa.string()).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return _as_texts(column.to_pylist())
 
 
 def to_rows(rows: Iterable[Row], source: str, text_column: str, *, is_first: bool = True) -> Rows:
@@ -379,8 +449,8 @@ def to_rows(rows: Iterable[Row], source: str, text_column: str, *, is_first: boo
 
 
 def _as_texts(ids: Iterable[Any]) -> list[str | None]:
-    """Return ids as text that can be written."""
-    return [i if i is None or (isinstance(i, str) and i.isascii()) else _as_text(i) for i in ids]
+    """Return ids as text that can be written; an empty one is none."""
+    return [i or None if i is None or (isinstance(i, str) and i.isascii()) else _as_text(i) for i in ids]
 
 
 def _as_text(value: Any) -> str:

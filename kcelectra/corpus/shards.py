@@ -83,10 +83,13 @@ def clean_part(work_dir: str, index: int) -> dict[str, Any]:
 
 def _read(part: Part, plan: dict[str, Any]) -> Iterator[Rows]:
     settings = plan["settings"]
-    if os.path.isabs(part.file):
-        return read_part(part, settings["text_column"])
-    revision = next(source["revision"] for source in plan["sources"] if source["path"] == part.file)
-    return read_from_hub(part.file, settings["text_column"], split=settings["split"], revision=revision)
+    source = next(source for source in plan["sources"] if source["path"] == part.file)
+    if "revision" in source:
+        return read_from_hub(part.file, settings["text_column"], split=settings["split"], revision=source["revision"])
+    status = os.stat(part.file)
+    if (status.st_size, status.st_mtime_ns) != (source["size"], source["modified_ns"]):
+        raise InputError(f"{part.file} has changed since the build began; delete its output directory and start again")
+    return read_part(part, settings["text_column"])
 
 
 class _Tally:

@@ -3,10 +3,12 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -42,7 +44,8 @@ def run_tasks(
     while left:
         context = get_context("spawn")
         with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_give_memory_back) as pool:
-            futures = {pool.submit(function, work_dir, task): task for task in sorted(left)}
+            with _hidden_main():  # processes start as tasks are submitted
+                futures = {pool.submit(function, work_dir, task): task for task in sorted(left)}
             try:
                 for future in as_completed(futures):
                     on_done(futures[future], future.result())
@@ -61,6 +64,17 @@ def run_tasks(
                 if isinstance(error, OSError):
                     raise InputError(f"{error}; the same command goes on where this one ended") from error
                 raise
+
+
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Keep new processes from running the caller's script again, which then needs no `if __name__ == "__main__"`."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _give_memory_back() -> None:
