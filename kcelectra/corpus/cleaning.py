@@ -93,21 +93,22 @@ _TOP_LEVEL_BEFORE_PATH = "me|be|ly|gg|us|co|cc|to|in|ai|uk|de|fr|ru|gl|la|so|do|
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 _WIDTH = re.compile("[\uff01-\uffdc\uffe0-\uffee]")
+MARKS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20e2\u20e4-\u20f0\ufe20-\ufe2f]+")
+_STACK = re.compile(r"[^\w\s!-~]{32,}")  # marks among them take `unicodedata.normalize` the square of their number
 FILLED = re.compile("\u3164([ㄱ-ㅎ])([ㅏ-ㅣ])([ㄱ-ㅎ\u3164])")
 LONE_JAMO = re.compile("[\u1100-\u1112\u1161-\u1175\u11a8-\u11c2]")
 INVISIBLE = re.compile(
-    f"({_EMOJI})|(?:\x1b\\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u0300-\u036f\u061c\u180b-\u180f"
-    "\u1ab0-\u1aff\u1dc0-\u1dff\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20d0-\u20f0\ufe00-\ufe0f\ufe20-\ufe2f\ufeff"
-    "\ufff9-\ufffb\U000e0000-\U000e0fff])+"
+    f"({_EMOJI})|(?:\x1b\\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u180b-\u180f"
+    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff])+"
 )
 _LINK = re.compile(
-    r"(?ai:(?:https?|ftp)://(?:[!-;=?-~]+|(?<=[/=_])[가-힣]+)+"
+    r"(?ai:(?:https?|ftp)://(?:[!-;=?-~\ufe0f\u20e3]+|(?<=[/=_])[가-힣]+)+"
     rf"|(?<![a-z0-9@._-])(?:www\.[a-z0-9.-]{{1,253}}|(?:[a-z0-9-]{{1,63}}\.){{1,4}}(?:(?:{_TOP_LEVEL})(?![a-z0-9@_-])"
-    rf"|(?:{_TOP_LEVEL_BEFORE_PATH})(?=/)))(?:[:/?#](?:[!-;=?-~]+|(?<=[/=_])[가-힣]+)*)?)"
+    rf"|(?:{_TOP_LEVEL_BEFORE_PATH})(?=/)))(?:[:/?#](?:[!-;=?-~\ufe0f\u20e3]+|(?<=[/=_])[가-힣]+)*)?)"
 )
 NOT_WRITTEN = re.compile(f"[^{_WRITTEN}]+")
-_PORTAL_MASK = re.compile("(?<![A-Za-z])O{3,}(?![A-Za-z])|[○◯]{3,}")
-_RUN = re.compile(r"([^0-9\s])\1{2,}")
+_PORTAL_MASK = re.compile("(?<![A-Za-z])O{3,}(?![A-Za-z])|(?:[○◯]\ufe0f?){3,}")
+_RUN = re.compile(r"([^0-9\s🇦-🇿])\1{2,}")  # two of the letters that flags are made of may be one flag
 _UNIT = re.compile(r"([^0-9]{2,10}?)\1{2,}")
 
 
@@ -129,25 +130,28 @@ def fold_width(text: str) -> str:
     return _WIDTH.sub(lambda match: _fold(match[0]), text)
 
 
-def compose(text: str) -> str:
-    """Bring to NFC, and compose what old input methods leave apart; ᆞ and ᆢ are dots here, and stay.
-
-    A conjoining jamo that stands alone becomes a letter, a Hangul filler with three letters (KS X 1001) a syllable.
-
-    >>> compose(unicodedata.normalize("NFD", "한글") + " \u110f\u110f \u3164ㅂㅘㅅ다 \u3164ㄷㅏ\u3164 ᆢ")
-    '한글 ㅋㅋ 봣다 다 ᆢ'
-    """
-    text = unicodedata.normalize("NFC", FILLED.sub(_join_filled, text))
-    return LONE_JAMO.sub(lambda match: _COMPATIBILITY_JAMO[match[0]], text)
-
-
 def remove_invisible(text: str) -> str:
-    r"""Delete control, bidirectional, zero-width and combining characters; emoji keep what joins them.
+    r"""Delete control, bidirectional and zero-width characters; emoji keep what joins them.
 
     >>> remove_invisible("\x1b[31m빨강\x1b[0m \u202e뒤집힘\u200b 👨\u200d👩\u200d👧 ❤\ufe0f")
     '빨강 뒤집힘 👨\u200d👩\u200d👧 ❤️'
     """
     return INVISIBLE.sub(r"\1", text)
+
+
+def compose(text: str) -> str:
+    """Bring to NFC, and compose what old input methods leave apart; ᆞ and ᆢ are dots here, and stay.
+
+    A conjoining jamo that stands alone becomes a letter, a Hangul filler with three letters (KS X 1001) a syllable; a
+    mark that composes with nothing goes.
+
+    >>> compose(unicodedata.normalize("NFD", "한글") + " \u110f\u110f \u3164ㅂㅘㅅ다 \u3164ㄷㅏ\u3164 ᆢ ㅋ\u0308")
+    '한글 ㅋㅋ 봣다 다 ᆢ ㅋ'
+    """
+    text = _STACK.sub(lambda match: "".join(c for c in match[0] if not unicodedata.combining(c)), text)
+    text = unicodedata.normalize("NFC", FILLED.sub(_join_filled, text))
+    text = LONE_JAMO.sub(lambda match: _COMPATIBILITY_JAMO[match[0]], text)
+    return unicodedata.normalize("NFC", MARKS.sub("", text))
 
 
 def remove_links(text: str) -> str:
@@ -233,8 +237,8 @@ RULE_SETS: dict[str, tuple[Rule, ...]] = {
     "corpus": (
         unescape_html,
         fold_width,
-        compose,
         remove_invisible,
+        compose,
         remove_links,
         keep_written,
         blank_mask,

@@ -42,7 +42,7 @@ def hash_texts(texts: Sequence[str], scopes: Sequence[str | None] | None = None)
         (texts, 2) uint64.
     """
     if scopes is not None:
-        texts = [f"{text}\0{scope or ''}" for text, scope in zip(texts, scopes, strict=True)]
+        texts = [f"{len(scope or '')} {scope or ''}{text}" for text, scope in zip(texts, scopes, strict=True)]
     digests = b"".join([hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts])
     return np.frombuffer(digests, np.uint64).reshape(-1, 2)
 

@@ -284,6 +284,7 @@ def finish_corpus(work_dir: str, index: int = 0) -> dict[str, Any]:
     written = [read_json(work_dir, f"shards/{index:06d}.json") for index in range(len(shards["shards"]))]
     read = _total(part["counts"] for part in parts)
     changed = _total(part["rules"] for part in parts)
+    rules = get_rules(plan["settings"]["rules"])
     num_kept = sum(shard["num_rows"] for shard in written)
     write_manifest(
         Path(work_dir).parent,
@@ -294,7 +295,8 @@ def finish_corpus(work_dir: str, index: int = 0) -> dict[str, Any]:
         num_kept=num_kept,
         num_kept_for_replies=shards["num_rescued"],
         dropped=dict((read + Counter(shards["counts"])).most_common()),
-        changed_by_rule={rule.__name__: changed[rule.__name__] for rule in get_rules(plan["settings"]["rules"])},
+        rules={rule.__name__: str(rule.__doc__).splitlines()[0] for rule in rules},
+        changed_by_rule={rule.__name__: changed[rule.__name__] for rule in rules},
         personal_data=_total(part["personal_data"] for part in parts),
         bad_rows=_name_bad_rows(plan["parts"], parts),
         damaged_files=[part["damage"] for part in parts if part["damage"]],

@@ -235,6 +235,7 @@ def _class_table() -> np.ndarray:
     for bit, pattern in (
         (COMPOSES, cleaning.LONE_JAMO),
         (COMPOSES, re.compile("\u3164")),
+        (COMPOSES, cleaning.MARKS),
         (INVISIBLE, cleaning.INVISIBLE),
         (NOT_WRITTEN, cleaning.NOT_WRITTEN),
         (ODD_SPACE, re.compile(r"[^\S ]+")),

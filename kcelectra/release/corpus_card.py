@@ -9,7 +9,6 @@ matplotlib.use("Agg")
 from huggingface_hub import DatasetCard, DatasetCardData
 from matplotlib.figure import Figure
 
-from kcelectra.corpus.cleaning import get_rules
 from kcelectra.manifest import verify_manifest, write_atomically
 
 CARD = "README.md"
@@ -44,17 +43,14 @@ def write_corpus_card(corpus_dir: str | Path, *, repo_id: str | None = None, lic
     corpus_dir = Path(corpus_dir)
     manifest = verify_manifest(corpus_dir)
     draw_corpus_plots(manifest, corpus_dir / PLOTS_DIR)
-    settings, changed = manifest["settings"], manifest["changed_by_rule"]
+    settings = manifest["settings"]
     facts = {
         **manifest,
         "sources": [Path(source["path"]).name for source in manifest["sources"]],
         "name": (repo_id or corpus_dir.absolute().name).split("/")[-1],
         "repo_id": repo_id or corpus_dir,
         "plots_dir": PLOTS_DIR,
-        "rules": [
-            (rule.__name__, str(rule.__doc__).splitlines()[0], changed[rule.__name__])
-            for rule in get_rules(settings["rules"])
-        ],
+        "rules": [(rule, what, manifest["changed_by_rule"].get(rule, 0)) for rule, what in manifest["rules"].items()],
         "dedup": DEDUP[settings["dedup"]],
         "treatment": PERSONAL_DATA[settings["pii"]],
     }
