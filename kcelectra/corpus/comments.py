@@ -161,9 +161,9 @@ def find_revision(dataset: str, revision: str | None = None) -> str:
         InputError: there is no such dataset or revision, or the Hub cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         return str(HfApi().dataset_info(dataset, revision=revision).sha)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         raise InputError(f"cannot open {dataset!r}: {error}; give a local path or a Hub id owner/name") from error
