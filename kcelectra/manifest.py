@@ -31,7 +31,7 @@ def write_manifest(directory: str | Path, **facts: Any) -> dict[str, Any]:
         "files": {name.as_posix(): _describe(directory / name) for name in names},
         "versions": {package: version(package) for package in RECORDED_PACKAGES},
     }
-    write_atomically(directory / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
+    write_atomically(directory / MANIFEST, to_json(manifest, indent=2) + "\n")
     return manifest
 
 
@@ -57,6 +57,16 @@ def verify_manifest(directory: str | Path) -> dict[str, Any]:
                 f"{path} is missing or not what {MANIFEST} says; delete {directory} and run its stage again"
             )
     return manifest
+
+
+def to_json(facts: Any, *, indent: int | None = None) -> str:
+    """Return facts as readable JSON; in ASCII where a file name is no UTF-8."""
+    text = json.dumps(facts, ensure_ascii=False, indent=indent)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(facts, indent=indent)
+    return text
 
 
 def write_atomically(path: Path, text: str) -> None:

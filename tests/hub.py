@@ -1,34 +1,70 @@
-"""A read-only Hugging Face Hub on 127.0.0.1, for clients that must not know that it is not the real one."""
+"""A Hugging Face Hub on 127.0.0.1, for clients that must not know that it is not the real one."""
 
+import base64
 import hashlib
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
+from types import SimpleNamespace
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
 
 INFO = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/([^/]+))?")
 TREE = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?")
 RESOLVE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+PREUPLOAD = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/preupload/main")
+COMMIT = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/commit/main")
+BATCH = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch")
+STORAGE = re.compile(r"/storage/([^/]+/[^/]+/[0-9a-f]{64})")
+LARGE = ("*.parquet", "*.safetensors", "*.bin", "*.png")  # a few of those that the Hub tracks in a new repository
+LICENSES = ("apache-2.0", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "mit", "other", "unknown")  # a few of those it knows
+MESSAGES = {
+    "credentials": "Invalid username or password",
+    "namespace": 'You don\'t have the rights to create a {kind} under the namespace "{owner}"',
+    "branch": "You need to be authorized to push to {name}",
+    "storage": "Storage limit reached",
+    "exists": "You already created this {kind} repo",
+    "pointer": "An LFS pointer pointed to a file that does not exist",
+}
 
 
 class HubServer:
     """Serves the repositories `root/{models,datasets}/OWNER/NAME/REVISION/` while the `with` block lasts.
 
-    A revision goes by the name of its directory and by its commit, a hash of its files.
+    A revision goes by the name of its directory and by its commit, a hash of its files. What is pushed becomes `main`,
+    and what was there before stays under its hash.
+
+    Args:
+        root: where the repositories are.
+        users: who may push to their own namespace, by token; everybody may read what is not private.
 
     Attributes:
         calls: requests, in the order of their arrival, as "METHOD path?query".
         unknown: those that no endpoint stands for; a test that expects none asserts that.
+        commits: what was pushed, as {"repository", "summary", "added", "deleted", "large"}: names of files.
+        private: "OWNER/NAME" of the repositories that were created as private.
+        full: paths where nothing can be written for want of space.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, users: dict[str, str] | None = None):
         self.root = root
+        self.users = users or {}
         self.calls: list[str] = []
         self.unknown: list[str] = []
+        self.commits: list[dict] = []
+        self.private: set[str] = set()
+        self.full: list[str] = []
+        self.objects: dict[str, bytes] = {}  # large files, by "OWNER/NAME/sha256"
+        self.lock = Lock()
 
     def __enter__(self):
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -41,7 +77,7 @@ class HubServer:
         self._server.server_close()
         self._thread.join()
 
-    def client_env(self, home: Path) -> dict[str, str]:
+    def client_env(self, home: Path, token: str | None = None) -> dict[str, str]:
         """Return the environment of a client of this Hub alone; its libraries read it when they are imported."""
         inherited = {
             k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")
@@ -53,6 +89,7 @@ class HubServer:
             "HF_ENDPOINT": f"http://127.0.0.1:{self._server.server_port}",
             "HF_HOME": str(home),
             "NO_PROXY": "127.0.0.1",
+            **({"HF_TOKEN": token} if token else {}),
         }
 
     def find(self, kind: str, name: str, revision: str) -> tuple[Path, str] | str:
@@ -66,6 +103,33 @@ class HubServer:
                 return directory, commit
         return "RevisionNotFound"
 
+    def commit(self, kind: str, name: str, operations: list[dict]) -> str:
+        """Do the operations of a commit on main, all or none, and return its hash or the Hub's code for an error."""
+        main = self.root / kind / name / "main"
+        added, deleted = {}, []
+        for operation in operations[1:]:
+            key, value = operation["key"], operation["value"]
+            if key == "file":
+                added[value["path"]] = base64.b64decode(value["content"])
+            elif key == "lfsFile" and (large := self.objects.get(f"{name}/{value['oid']}")):
+                added[value["path"]] = large
+            elif key == "deletedFile" and (main / value["path"]).is_file():
+                deleted.append(value["path"])
+            else:
+                return "pointer" if key == "lfsFile" else "EntryNotFound"
+        before = main.with_name(_commit(main))
+        if not before.exists():
+            shutil.copytree(main, before)
+        for path in deleted:
+            (main / path).unlink()
+        for path, content in added.items():
+            (main / path).parent.mkdir(parents=True, exist_ok=True)
+            (main / path).write_bytes(content)
+        names = {"added": sorted(added), "deleted": sorted(deleted)}
+        names["large"] = sorted(line["value"]["path"] for line in operations if line["key"] == "lfsFile")
+        self.commits.append({"repository": name, "summary": operations[0]["value"]["summary"], **names})
+        return _commit(main)
+
 
 def _files(directory: Path) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
@@ -73,6 +137,18 @@ def _files(directory: Path) -> list[str]:
 
 def _hash(path: Path) -> str:
     return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+def _object_id(path: Path) -> str:
+    """Return what a client compares with its own file: git's hash, or of a large file the sha256."""
+    content = path.read_bytes()
+    if _is_large(path.name):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
+
+
+def _is_large(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in LARGE)
 
 
 def _commit(directory: Path) -> str:
@@ -88,10 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         url = urlsplit(self.path)
         self.hub.calls.append(f"{self.command} {self.path}")
-        if self.command not in ("GET", "HEAD"):
-            self.close_connection = True  # nobody reads the body
-            self._fail("UnknownEndpoint")
-        elif match := RESOLVE.fullmatch(url.path):
+        if match := RESOLVE.fullmatch(url.path):
             self._answer(self._send_file, *match.groups(default="models"))
         elif match := INFO.fullmatch(url.path):
             self._answer(self._send_info, *match.groups(default="main"))
@@ -101,13 +174,42 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._fail("UnknownEndpoint")
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+    do_HEAD = do_GET
+
+    def do_POST(self):
+        path = urlsplit(self.path).path
+        self.hub.calls.append(f"{self.command} {self.path}")
+        self._body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if path.startswith(tuple(self.hub.full)):
+            self._refuse(403, "storage")
+        elif self.command == "PUT" and (match := STORAGE.fullmatch(path)):
+            self._store(match[1])
+        elif self.command != "POST":
+            self._fail("UnknownEndpoint")
+        elif path == "/api/repos/create":
+            self._create(**json.loads(self._body))
+        elif path == "/api/validate-yaml":
+            self._validate(json.loads(self._body)["content"])
+        elif match := PREUPLOAD.fullmatch(path):
+            self._push(self._choose_modes, *match.groups())
+        elif match := BATCH.fullmatch(path):
+            self._push(self._offer_storage, *match.groups(default="models"))
+        elif match := STORAGE.fullmatch(path):
+            self._send_json(200 if match[1] in self.hub.objects else 404, {})
+        elif match := COMMIT.fullmatch(path):
+            self._push(self._do_commit, *match.groups())
+        else:
+            self._fail("UnknownEndpoint")
+
+    do_PUT = do_DELETE = do_POST
 
     def log_message(self, *arguments):
         pass  # `HubServer.calls` is the log
 
     def _answer(self, send, kind, name, revision, path=""):
         found = self.hub.find(kind, name, unquote(revision))
+        if name in self.hub.private and self._user() != name.split("/")[0]:
+            found = "RepoNotFound"
         if isinstance(found, str):
             return self._fail(found)
         directory, commit = found
@@ -125,10 +227,94 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{size}"
         self._send(206 if part else 200, body, headers)
 
+    def _user(self):
+        return self.hub.users.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
+
+    def _create(self, name, organization, type="model", visibility="public"):
+        owner = organization or self._user()
+        repository = self.hub.root / f"{type}s" / str(owner) / name
+        facts = {"url": f"http://{self.headers['Host']}/{'' if type == 'model' else f'{type}s/'}{owner}/{name}"}
+        if self._user() is None:
+            self._refuse(401, "credentials")
+        elif owner != self._user():
+            self._refuse(403, "namespace", kind=type, owner=owner)
+        elif repository.exists():
+            self._send_json(409, facts | {"error": MESSAGES["exists"].format(kind=type)})
+        else:
+            (repository / "main").mkdir(parents=True)
+            tracked = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in LARGE)
+            (repository / "main" / ".gitattributes").write_text(tracked)
+            if visibility == "private":
+                self.hub.private.add(f"{owner}/{name}")
+            self._send_json(200, facts)
+
+    def _validate(self, card):
+        """Check of the metadata what the Hub checks of it first: that it is YAML, and names a licence it knows."""
+        errors = []
+        try:
+            if yaml.safe_load(card.split("---\n")[1])["license"] not in LICENSES:
+                errors.append({"message": f'"license" must be one of {list(LICENSES)}'})
+        except yaml.YAMLError as error:
+            errors.append({"message": str(error)})
+        self._send_json(400 if errors else 200, {"errors": errors, "warnings": []})
+
+    def _push(self, answer, kind, name):
+        if self._user() is None:
+            self._refuse(401, "credentials")
+        elif self._user() != name.split("/")[0]:
+            self._refuse(403, "branch", name=name)
+        elif isinstance(found := self.hub.find(kind, name, "main"), str):
+            self._fail(found)
+        else:
+            answer(kind, name, found[0])
+
+    def _choose_modes(self, kind, name, directory):
+        files = []
+        for file in json.loads(self._body)["files"]:
+            there = directory / file["path"]
+            mode = "lfs" if _is_large(there.name) else "regular"
+            answer = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
+            files.append(answer | ({"oid": _object_id(there)} if there.is_file() else {}))
+        self._send_json(200, {"files": files})
+
+    def _offer_storage(self, kind, name, directory):
+        objects = json.loads(self._body)["objects"]
+        for asked in objects:
+            stored = f"{name}/{asked['oid']}"
+            href = f"http://{self.headers['Host']}/storage/{stored}"
+            if stored not in self.hub.objects:
+                asked["actions"] = {"upload": {"href": href}, "verify": {"href": href}}
+        self._send_json(200, {"transfer": "basic", "objects": objects})
+
+    def _store(self, name):
+        if hashlib.sha256(self._body).hexdigest() != name.split("/")[-1]:
+            return self._send_json(400, {"error": "BadDigest"})
+        self.hub.objects[name] = self._body
+        self._send_json(200, {})
+
+    def _do_commit(self, kind, name, directory):
+        with self.hub.lock:
+            commit = self.hub.commit(kind, name, [json.loads(line) for line in self._body.splitlines()])
+        if commit == "EntryNotFound":
+            self._fail(commit)
+        elif commit in MESSAGES:
+            self._refuse(400, commit)
+        else:
+            url = f"http://{self.headers['Host']}/{kind}/{name}/commit/{commit}"
+            self._send_json(200, {"success": True, "commitOid": commit, "commitUrl": url})
+
+    def _refuse(self, status, reason, **names):
+        message = MESSAGES[reason].format(**names)
+        self._send(status, json.dumps({"error": message}).encode(), {"X-Error-Message": message})
+
+    def _send_json(self, status, facts):
+        self._send(status, json.dumps(facts).encode(), {})
+
     def _send_info(self, path, directory, headers):
         siblings = [{"rfilename": name} for name in _files(directory)]
         name = f"{directory.parent.parent.name}/{directory.parent.name}"
-        info = {"id": name, "sha": headers["X-Repo-Commit"], "siblings": siblings}
+        is_private = name in self.hub.private
+        info = {"id": name, "sha": headers["X-Repo-Commit"], "siblings": siblings, "private": is_private}
         self._send(200, json.dumps(info).encode(), headers)
 
     def _send_tree(self, path, directory, headers):
@@ -153,3 +339,46 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+_CLIENT = """
+import json, sys
+
+elsewhere = []
+
+def guard(event, arguments):  # sees every look-up and connection of the interpreter before it happens
+    if event == "socket.getaddrinfo":
+        host = arguments[0]
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else host
+    if host not in (None, "127.0.0.1"):
+        elsewhere.append(host)
+        raise OSError(f"refused: {host}")
+
+sys.addaudithook(guard)
+results = {}
+
+def attempt(name, call):
+    try:
+        results[name] = call()
+    except Exception as error:
+        results[name] = f"{type(error).__module__}.{type(error).__name__}: {error}"
+"""
+_REPORT = """
+print(json.dumps({"results": results, "elsewhere": elsewhere}))
+"""
+
+
+def run_client(
+    program: str, *arguments: str, hub: HubServer, directory: Path, token: str | None = None
+) -> SimpleNamespace:
+    """Run a program in an interpreter that knows no Hub but this one, and return what it gave to `attempt`."""
+    command = [sys.executable, "-c", _CLIENT + program + _REPORT, *arguments]
+    environment = hub.client_env(directory / "home", token)
+    finished = subprocess.run(command, env=environment, cwd=directory, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout.splitlines()[-1])
+    return SimpleNamespace(**report, stderr=finished.stderr)

@@ -1,6 +1,8 @@
 """Reading comments: the same from every format, and nothing good is lost beside something bad."""
 
+import csv
 import gzip
+import io
 import json
 import logging
 import os
@@ -11,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kcelectra.corpus.comments import MAX_NAMED_ROWS, READ_BATCH_SIZE, Comment, CommentReader, find_files
+from kcelectra.corpus.comments import MAX_NAMED_ROWS, Comment, CommentReader, find_files
+from kcelectra.corpus.formats import READ_BATCH_SIZE
 from kcelectra.corpus.sample import generate_sample
 from kcelectra.errors import InputError
 
@@ -20,9 +23,10 @@ ROWS = [
     {"text": text, "thread": f"글-{i // 2}", "comment_id": f"{i}", "parent_id": f"{i - 1}" if i % 2 else None}
     for i, text in enumerate(TEXTS)
 ]
-TEXT_FORMATS = (".txt", ".txt.gz")
-JSON_FORMATS = (".jsonl", ".jsonl.gz", ".ndjson")
-FORMATS = (*TEXT_FORMATS, *JSON_FORMATS, ".parquet")
+TEXT_FORMATS = (".txt", ".txt.gz", ".txt.zst")
+JSON_FORMATS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson")
+TABLE_FORMATS = (".csv", ".csv.gz", ".tsv", ".tsv.zst")
+FORMATS = (*TEXT_FORMATS, *JSON_FORMATS, *TABLE_FORMATS, ".parquet")
 
 
 def read(source: object, **options: str) -> tuple[list[Comment], CommentReader]:
@@ -41,27 +45,46 @@ def utf8_column(values: list[bytes]) -> pa.Array:
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
+    """Write a file, compressed as its name says."""
+    if path.suffix == ".zst":
+        data = pa.compress(data, "zstd", asbytes=True)
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
 
 
+def kind_of(path: Path) -> str:
+    """Return the extension without that of the compression."""
+    return Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix
+
+
 def write_texts(path: Path, texts: list[bytes]) -> Path:
-    """Write one comment a row in the format of the path's suffix; the texts must need no JSON escape."""
+    """Write one comment a row in the format of the path's suffix; the texts must need no escape."""
     if path.suffix == ".parquet":
         pq.write_table(pa.table({"text": utf8_column(texts)}), path)
         return path
-    is_json = any(path.name.endswith(suffix) for suffix in JSON_FORMATS)
-    lines = [b'{"text": "%s"}\n' % text if is_json else text + b"\n" for text in texts]
-    return write_bytes(path, b"".join(lines))
+    lines = {".jsonl": b'{"text": "%s"}\n', ".ndjson": b'{"text": "%s"}\n', ".csv": b'"%s"\n'}
+    line = lines.get(kind_of(path), b"%s\n")
+    header = b"text\n" if kind_of(path) in (".csv", ".tsv") else b""
+    return write_bytes(path, header + b"".join(line % text for text in texts))
 
 
 def write_rows(path: Path, rows: list[dict]) -> Path:
-    if path.suffix == ".parquet":
+    """Write comments in the format of the path's suffix; without line ends for text, without tabs for TSV."""
+    kind = kind_of(path)
+    if kind == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
-    elif any(path.name.endswith(suffix) for suffix in JSON_FORMATS):
+    elif kind in (".jsonl", ".ndjson"):
         write_bytes(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    else:
+    elif kind == ".txt":
         write_bytes(path, "".join(row["text"] + "\n" for row in rows).encode())
+    else:
+        fields = [rows[0].keys(), *(("" if value is None else value for value in row.values()) for row in rows)]
+        lines = io.StringIO(newline="")
+        if kind == ".csv":
+            csv.writer(lines, quoting=csv.QUOTE_ALL).writerows(fields)
+        else:
+            lines.writelines("\t".join(map(str, values)) + "\n" for values in fields)
+        write_bytes(path, lines.getvalue().encode())
     return path
 
 
@@ -85,8 +108,11 @@ def test_every_format_gives_the_same_comments(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_the_sample_survives_a_round_trip_through_every_format(tmp_path, suffix):
-    # one line each, and no U+FEFF in front: at the start of a line it is taken for a byte order mark
-    rows = [{**row, "text": " ".join(row["text"].splitlines()).lstrip("\ufeff")} for row in generate_sample(1200)]
+    # one line each, no tab, and no U+FEFF in front: at the start of a line it is taken for a byte order mark
+    rows = [
+        {**row, "text": " ".join(row["text"].replace("\t", " ").splitlines()).lstrip("\ufeff")}
+        for row in generate_sample(1200)
+    ]
     source = write_rows(tmp_path / f"comments{suffix}", rows)
     assert read_all_texts(source) == [row["text"] for row in rows]
 
@@ -156,7 +182,7 @@ def test_every_parquet_string_type_gives_the_same_comments(tmp_path, column):
 
 
 def test_another_text_column_is_read(tmp_path):
-    for suffix in (".jsonl", ".parquet"):
+    for suffix in (".jsonl", ".csv", ".tsv", ".parquet"):
         source = write_rows(tmp_path / f"comments{suffix}", [{"본문": text, "text": "x"} for text in TEXTS])
         assert read_all_texts(source, text_column="본문") == TEXTS
 
@@ -269,7 +295,7 @@ def test_files_with_other_columns_lose_no_row(tmp_path):
     assert read(tmp_path)[0] == [Comment("하나"), Comment("둘", "글"), Comment("셋", "3")]
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".csv", ".csv.zst", ".tsv", ".parquet"])
 def test_a_missing_column_lists_those_that_exist(tmp_path, suffix):
     source = write_rows(tmp_path / f"a{suffix}", [{"본문": "가", "likes": 3}])
     with pytest.raises(InputError, match=r"no column 'text'; it has '본문', 'likes': give one as --text_column"):
@@ -310,9 +336,17 @@ def test_a_hub_id_matches_no_file(tmp_path, monkeypatch, dataset):
 
 
 def test_an_unknown_extension_names_the_known_ones(tmp_path):
-    (tmp_path / "a.csv").write_text("text\n")
-    with pytest.raises(InputError, match=r"a\.csv: unknown extension; use one of \.txt, \.jsonl, \.ndjson, \.parquet"):
-        CommentReader(str(tmp_path / "a.csv"))
+    (tmp_path / "a.xlsx").write_text("text\n")
+    known = r"\.txt, \.jsonl, \.ndjson, \.csv, \.tsv, \.parquet, text also as \.gz, \.zst"
+    with pytest.raises(InputError, match=rf"a\.xlsx: unknown extension; use one of {known}$"):
+        CommentReader(str(tmp_path / "a.xlsx"))
+
+
+@pytest.mark.parametrize("name", ["a.parquet.gz", "a.gz", "a.txt.zip", "a.txt.bz2", "a", "txt", ".txt"])
+def test_a_name_that_only_looks_like_a_known_one_is_unknown(tmp_path, name):
+    (tmp_path / name).write_text("text\n")
+    with pytest.raises(InputError, match="unknown extension"):
+        CommentReader(str(tmp_path / name))
 
 
 def cut(data: bytes) -> bytes:
@@ -334,7 +368,7 @@ DAMAGES: list[tuple[str, Callable[[bytes], bytes]]] = [
 ]
 
 
-@pytest.mark.parametrize("suffix", [".txt.gz", ".jsonl.gz", ".parquet"])
+@pytest.mark.parametrize("suffix", [".txt.gz", ".jsonl.gz", ".csv.gz", ".txt.zst", ".tsv.zst", ".parquet"])
 @pytest.mark.parametrize(("name", "damage"), DAMAGES, ids=[name for name, _ in DAMAGES])
 def test_a_damaged_file_is_named(tmp_path, suffix, name, damage):
     source = write_texts(tmp_path / f"a{suffix}", [b"comment %d %d" % (i, i * i * i) for i in range(20_000)])

@@ -56,12 +56,11 @@ def attempt(name, call):
 REPORT = "\nprint(json.dumps({'results': results, 'elsewhere': elsewhere}))"
 
 READ_COMMENTS = """
-from dataclasses import astuple
 from kcelectra.corpus.comments import CommentReader
 
 def read(*arguments, **options):
     reader = CommentReader(*arguments, **options)
-    return [astuple(comment) for batch in reader for comment in batch], dict(reader.counts), reader.has_parents
+    return [tuple(comment) for batch in reader for comment in batch], dict(reader.counts), reader.has_parents
 
 name = "someone/comments"
 attempt("main", lambda: read(name))
@@ -143,7 +142,7 @@ def comments_client(tmp_path_factory):
 
 def read(directory: Path) -> list:
     reader = CommentReader(str(directory))
-    comments = [[c.text, c.thread, c.comment_id, c.parent_id] for batch in reader for c in batch]
+    comments = [list(comment) for batch in reader for comment in batch]
     return [comments, dict(reader.counts), reader.has_parents]
 
 

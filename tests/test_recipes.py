@@ -128,7 +128,7 @@ def write(path: Path, text: str) -> str:
         (["--max_length", "7"], "max_length is 7; give at least 8"),
         (["--mask_probability", "0.001"], "less than one token: give a larger --mask_probability"),
         (["--max_stepz", "5"], "unknown argument '--max_stepz'; did you mean 'max_steps'?"),
-        (["--rules", "v2023"], "unknown rule set 'v2023'; use one of v2022, v2021"),
+        (["--rules", "v2023"], "unknown rule set 'v2023'; use one of v2022, v2021, corpus, none"),
         (["--size", "huge"], "unknown size 'huge'; use one of tiny, small, base, large"),
         (["--max_steps", "-1"], "say how long to train with --max_steps"),
         (["--dataloader_num_workers", "2"], "give 0 or 1"),

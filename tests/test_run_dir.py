@@ -11,7 +11,7 @@ import yaml
 from kcelectra.arguments import given_settings, parse_args
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
-from kcelectra.manifest import MANIFEST, verify_manifest
+from kcelectra.manifest import MANIFEST, verify_manifest, write_manifest
 from kcelectra.pretraining.run import (
     SETTINGS_FILE,
     TOKENIZER_DIR,
@@ -236,3 +236,17 @@ def test_comments_that_are_all_too_short_train_no_tokenizer(reader, run_dir):
     with pytest.raises(InputError, match="no text to train a tokenizer on"):
         prepare_tokenizer(DataArguments(min_chars=1000), reader, run_dir)
     assert not (run_dir / TOKENIZER_DIR / MANIFEST).exists()
+
+
+# what a corpus needs no more
+
+
+def test_a_built_corpus_is_not_cleaned_again(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    write_manifest(tmp_path / "corpus", stage="corpus")
+    assert DataArguments(dataset=str(tmp_path / "corpus")).cleaning() == {"rules": "none", "min_chars": 0}
+    assert DataArguments(dataset=str(tmp_path)).cleaning() == {"rules": "v2022", "min_chars": 10}
+    assert DataArguments(dataset=str(tmp_path / "corpus"), rules="v2021", min_chars=5).cleaning() == {
+        "rules": "v2021",
+        "min_chars": 5,
+    }

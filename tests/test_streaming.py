@@ -2,18 +2,19 @@
 
 import json
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pytest
 from tokenizers import BertWordPieceTokenizer
 from torch.utils.data import DataLoader
 
-from kcelectra.corpus.cleaning import clean, clean_batch
-from kcelectra.corpus.comments import READ_BATCH_SIZE, CommentReader
+from kcelectra import clean, clean_batch
+from kcelectra.corpus.comments import Comment, CommentReader
+from kcelectra.corpus.formats import READ_BATCH_SIZE
 from kcelectra.errors import InputError
 from kcelectra.pretraining.packing import frame_document
-from kcelectra.pretraining.streaming import PackedStream, read_texts
+from kcelectra.pretraining.streaming import DocumentBuilder, PackedStream, read_texts
 from kcelectra.tokenization import load_tokenizer
 
 PAD, CLS, SEP, MASK = 0, 2, 3, 4
@@ -244,7 +245,7 @@ def test_two_workers_are_an_input_error(sample_file, tokenizer):
 
 
 def test_unknown_rules_are_refused_at_construction(sample_file, tokenizer):
-    with pytest.raises(ValueError, match="unknown rule set 'v2023'; use one of v2022, v2021"):
+    with pytest.raises(ValueError, match="unknown rule set 'v2023'; use one of v2022, v2021, corpus, none"):
         make_stream(sample_file, tokenizer, rules="v2023")
 
 
@@ -269,3 +270,44 @@ def test_real_comments_lose_no_token_and_fill_98_percent(shared_data, name):
     assert content_of(rows) == expected
     assert stream.counts["too short"] == len(comments) - len(texts)
     assert stream.counts["tokens"] / (len(rows) * 128) > 0.98
+
+
+# documents
+
+
+def build_documents(comments: list[Comment], **options: bool) -> list[tuple[list[int], list[int]]]:
+    """Documents, each comment standing for itself as its number."""
+    builder = DocumentBuilder(**options)
+    added = chain.from_iterable(builder.add(comment, [number]) for number, comment in enumerate(comments))
+    return [*added, *builder.flush()]
+
+
+def test_a_comment_and_the_replies_to_it_become_one_document_wherever_they_stand_in_their_thread():
+    comments = [
+        Comment("", "a", "1", None),
+        Comment("", "a", "2", "2"),  # its own parent: a portal's way to say that it has none
+        Comment("", "a", "3", "1"),
+        Comment("", "a", "4", "2"),
+        Comment("", "a", "5", "3"),  # a reply to a reply
+        Comment("", "b", "6", "1"),  # that is another thread's
+        Comment("", "b", None, "6"),
+    ]
+    assert build_documents(comments) == [([0], [2, 4]), ([1], [3]), ([5], [6])]
+
+
+def test_a_reply_to_what_is_not_there_is_a_document_of_its_own():
+    assert build_documents([Comment("", "a", "1", "0"), Comment("", "a", "2", None)]) == [([0], []), ([1], [])]
+
+
+def test_neighbours_of_a_thread_are_paired_where_parents_are_not_known():
+    comments = [Comment("", thread) for thread in ("a", "a", "a", "b", "b", None, None)]
+    expected = [([0], [1]), ([2], []), ([3], [4]), ([5], []), ([6], [])]
+    assert build_documents(comments, pair_neighbours=True) == expected
+
+
+def test_a_thread_of_any_length_is_cut_and_loses_nothing(monkeypatch):
+    monkeypatch.setattr("kcelectra.pretraining.streaming.MAX_OPEN_DOCUMENTS", 10)
+    comments = [Comment("", "a", str(number), "0" if number % 7 == 6 else None) for number in range(100)]
+    documents = build_documents(comments)
+    assert sorted(number for comment, replies in documents for number in comment + replies) == list(range(100))
+    assert documents[0] == ([0], [6])

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from kcelectra.corpus.cleaning import RULE_SETS, get_rules
 from kcelectra.corpus.comments import find_files, find_revision
 from kcelectra.corpus.dedup import SCOPES
-from kcelectra.corpus.formats import Part, check_file, split_file
+from kcelectra.corpus.formats import Part, UnreadableFile, check_file, split_file
 from kcelectra.corpus.shards import (
     PERSONAL_DATA,
     WORK_DIR,
@@ -88,11 +88,14 @@ def build_corpus(sources: str | list[str], output_dir: str | Path, **options: An
     """
     sources = [sources] if isinstance(sources, str) else list(sources)
     arguments = CorpusArguments(sources=sources, output_dir=str(output_dir), **options)
-    work_dir = plan_corpus(arguments)
-    if work_dir is not None:
-        for step in (clean_part, drop_duplicates, write_shard):
-            run_step(step, work_dir, num_workers=arguments.num_workers or num_cores())
-        finish_corpus(work_dir)
+    try:
+        work_dir = plan_corpus(arguments)
+        if work_dir is not None:
+            for step in (clean_part, drop_duplicates, write_shard):
+                run_step(step, work_dir, num_workers=arguments.num_workers or num_cores())
+            finish_corpus(work_dir)
+    except OSError as error:
+        raise InputError(f"{error}; the same command goes on where this one ended") from error
     return verify_manifest(output_dir)
 
 
@@ -133,15 +136,13 @@ def plan_corpus(arguments: CorpusArguments) -> str | None:
         raise InputError("no comments; give --sources with files, quoted globs, directories or Hub ids")
     output_dir, work_dir = Path(arguments.output_dir), Path(arguments.output_dir, WORK_DIR).absolute()
     found = {source: find_files(source) or [source] for source in arguments.sources}
-    files = [os.path.abspath(file) if os.path.exists(file) else file for names in found.values() for file in names]
+    files = [os.path.abspath(file) if os.path.lexists(file) else file for names in found.values() for file in names]
     plan = {
         "settings": {key: value for key, value in asdict(arguments).items() if key in SETTINGS},
         "sources": [_describe_source(file, arguments) for file in files],
     }
-    earlier = read_manifest(output_dir) or read_json(work_dir, "plan.json")
+    earlier = _read_earlier(output_dir, work_dir)
     if earlier is None:
-        if output_dir.exists() and any(path.name != WORK_DIR for path in output_dir.iterdir()):
-            raise InputError(f"{output_dir} is there and holds no corpus; give another --output_dir")
         plan["parts"] = [asdict(part) for file in files for part in _split_source(file, arguments)]
     else:
         _require_same(output_dir, earlier, plan)
@@ -158,17 +159,37 @@ def plan_corpus(arguments: CorpusArguments) -> str | None:
     return str(work_dir)
 
 
+def _read_earlier(output_dir: Path, work_dir: Path) -> dict[str, Any] | None:
+    """Return the manifest of a finished corpus, the plan of another, or None where there is none yet."""
+    try:
+        earlier = read_manifest(output_dir) or read_json(work_dir, "plan.json")
+        is_free = not output_dir.exists() or all(path.name == WORK_DIR for path in output_dir.iterdir())
+    except (NotADirectoryError, ValueError):
+        earlier, is_free = None, False
+    is_corpus = isinstance(earlier, dict) and ("parts" in earlier or earlier.get("stage") == "corpus")
+    if not is_corpus and not is_free:
+        raise InputError(f"{output_dir} is there and holds no corpus; give another --output_dir")
+    return earlier if is_corpus else None
+
+
 def _describe_source(file: str, arguments: CorpusArguments) -> dict[str, Any]:
     """Return what tells if a source has changed."""
     if os.path.isabs(file):
-        check_file(file, arguments.text_column)
+        try:
+            check_file(file, arguments.text_column)
+        except UnreadableFile:
+            if not arguments.skip_damaged:
+                raise
         status = os.stat(file)
         return {"path": file, "size": status.st_size, "modified_ns": status.st_mtime_ns}
     return {"path": file, "revision": find_revision(file, arguments.revision)}
 
 
 def _split_source(file: str, arguments: CorpusArguments) -> list[Part]:
-    return split_file(file, arguments.part_mb << 20) if os.path.isabs(file) else [Part(file)]
+    try:
+        return split_file(file, arguments.part_mb << 20) if os.path.isabs(file) else [Part(file)]
+    except UnreadableFile:
+        return [Part(file)]  # `clean_part` says so
 
 
 def _require_same(output_dir: Path, earlier: dict[str, Any], plan: dict[str, Any]) -> None:

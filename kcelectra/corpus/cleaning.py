@@ -1,6 +1,7 @@
 """Clean comments: rules are pure functions, a rule set is a tuple of them."""
 
 import html
+import html.entities
 import re
 import unicodedata
 from collections.abc import Callable
@@ -86,10 +87,23 @@ _WRITTEN = (
 _PICTURE = "[©®‼⁉™ℹ←-⏿Ⓜ■-➿⤀-⥿⬀-⯿〰〽㊗㊙\U0001f000-\U0001faff](?:\ufe0f|[\U0001f3fb-\U0001f3ff])?"
 _EMOJI = (
     "[\U0001f1e6-\U0001f1ff]{2}|[0-9#*]\ufe0f?\u20e3|"
-    f"{_PICTURE}(?:[\U000e0020-\U000e007e]+\U000e007f)?(?:\u200d{_PICTURE})*"
+    f"🏴[\U000e0020-\U000e007e]+\U000e007f|{_PICTURE}(?:\u200d{_PICTURE})*"
 )
 _TOP_LEVEL = "com|net|org|info|biz|kr|jp|cn|tv|io|xyz|shop|site|store|online|club|app|dev"
-_TOP_LEVEL_BEFORE_PATH = "me|be|ly|gg|us|co|cc|to|in|ai|uk|de|fr|ru|gl|la|so|do|im|ee|id"
+_TOP_LEVEL_BEFORE_PATH = "me|be|ly|gg|us|co|cc|to|in|ai|uk|de|fr|ru|gl|la|so|do|im|ee|id|gd|gle|link|live|wiki"
+
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
+_WIDTH = re.compile("[\uff01-\uffdc\uffe0-\uffee]")
+MARKS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20e2\u20e4-\u20f0\ufe20-\ufe2f]+")
+_STACK = re.compile(r"[^\w\s!-~]{32,}")  # marks among them take `unicodedata.normalize` the square of their number
+FILLED = re.compile("\u3164([ㄱ-ㅎ])([ㅏ-ㅣ])([ㄱ-ㅎ\u3164])")
+LONE_JAMO = re.compile("[\u1100-\u1112\u1161-\u1175\u11a8-\u11c2]")
+_TERMINAL = "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]{0,99}\x07"
+INVISIBLE = re.compile(
+    f"({_EMOJI})|(?:{_TERMINAL}|[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u180b-\u180f"
+    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff])+"
+)
+_PATH = "me|be|ly|gg|us|co|cc|to|in|ai|uk|de|fr|ru|gl|la|so|do|im|ee|id|gd|gle|link|live|wiki"
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 _WIDTH = re.compile("[\uff01-\uffdc\uffe0-\uffee]")
@@ -98,13 +112,14 @@ _STACK = re.compile(r"[^\w\s!-~]{32,}")  # marks among them take `unicodedata.no
 FILLED = re.compile("\u3164([ㄱ-ㅎ])([ㅏ-ㅣ])([ㄱ-ㅎ\u3164])")
 LONE_JAMO = re.compile("[\u1100-\u1112\u1161-\u1175\u11a8-\u11c2]")
 INVISIBLE = re.compile(
-    f"({_EMOJI})|(?:\x1b\\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u180b-\u180f"
+    f"({_EMOJI})|(?:(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]{{0,99}}\x07|[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u180b-\u180f"
     "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff])+"
 )
+_PATH = "(?:[!-;=?-~\ufe0f\u20e3]+|(?<=[/=_])[가-힣]+)"
 _LINK = re.compile(
-    r"(?ai:(?:https?|ftp)://(?:[!-;=?-~\ufe0f\u20e3]+|(?<=[/=_])[가-힣]+)+"
-    rf"|(?<![a-z0-9@._-])(?:www\.[a-z0-9.-]{{1,253}}|(?:[a-z0-9-]{{1,63}}\.){{1,4}}(?:(?:{_TOP_LEVEL})(?![a-z0-9@_-])"
-    rf"|(?:{_TOP_LEVEL_BEFORE_PATH})(?=/)))(?:[:/?#](?:[!-;=?-~\ufe0f\u20e3]+|(?<=[/=_])[가-힣]+)*)?)"
+    rf"(?ai:(?:https?|ftp)://{_PATH}+|(?<![a-z0-9@._-])"
+    rf"(?:www\.[a-z0-9._-]{{1,253}}+|(?:[a-z0-9-]{{1,63}}\.){{1,4}}(?:(?:{_TOP_LEVEL})(?:\.[a-z]{{2}})?"
+    rf"(?![a-z0-9_-]|\.[a-z0-9])|(?:{_TOP_LEVEL_BEFORE_PATH})(?=/)))(?![\w.%+-]{{0,64}}@)(?:[:/?#]{_PATH}*)?)"
 )
 NOT_WRITTEN = re.compile(f"[^{_WRITTEN}]+")
 _PORTAL_MASK = re.compile("(?<![A-Za-z])O{3,}(?![A-Za-z])|(?:[○◯]\ufe0f?){3,}")
@@ -118,7 +133,7 @@ def unescape_html(text: str) -> str:
     >>> unescape_html("&lt;속보&gt; A&amp;B &#x1F600;")
     '<속보> A&B 😀'
     """
-    return _ENTITY.sub(lambda match: html.unescape(match[0]), text) if "&" in text else text
+    return _ENTITY.sub(_unescape, text) if "&" in text else text
 
 
 def fold_width(text: str) -> str:
@@ -199,6 +214,12 @@ def shorten_units(text: str) -> str:
     'ㅋㅎㅋㅎ 개웃겨개웃겨 👍🏻👍🏻 121212'
     """
     return _UNIT.sub(r"\1\1", text)
+
+
+def _unescape(match: re.Match[str]) -> str:
+    """Return the character of an entity; `html.unescape` alone would take `&not` out of `&notice;`."""
+    is_known = match[0][1] == "#" or match[0][1:] in html.entities.html5
+    return html.unescape(match[0]) if is_known else match[0]
 
 
 def _fold(character: str) -> str:

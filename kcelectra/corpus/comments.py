@@ -105,7 +105,8 @@ def find_files(dataset: str) -> list[str]:
         InputError: it looks like a path and nothing is there, or a file has an unknown extension.
     """
     if os.path.isdir(dataset):
-        matches = [str(path) for path in Path(dataset).iterdir() if format_of(str(path)) is not None]
+        inside = (path for path in Path(dataset).iterdir() if not path.is_dir() and not path.is_fifo())
+        matches = [str(path) for path in inside if format_of(str(path)) is not None]
     elif os.path.isfile(dataset):
         matches = [dataset]
     else:
@@ -143,8 +144,8 @@ def read_from_hub(
         stream = load_dataset(dataset, split=split, revision=revision, streaming=True)
     except (DatasetNotFoundError, ValueError, OSError) as error:
         raise InputError(
-            f"cannot open {dataset!r}: {error}; give a local path, or a Hub dataset with "
-            "its --dataset_split and --dataset_revision"
+            f"cannot open {dataset!r}: {error}; give a local path, or a Hub dataset with its --dataset_split and "
+            "--dataset_revision (for a corpus --split and --revision)"
         ) from error
     try:
         for table in stream.with_format("arrow").iter(batch_size=READ_BATCH_SIZE):

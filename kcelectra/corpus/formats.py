@@ -25,6 +25,7 @@ READ_BATCH_SIZE = 4000  # rows
 READ_BYTES = 1 << 20
 SMALL_READ_BYTES = 1 << 12  # where a file is damaged
 MAX_LINE_BYTES = 1 << 20  # assumption: no comment is longer
+MAX_BATCH_BYTES = 4 << 20  # of a Parquet file
 MAX_QUOTED_LINES = 1000  # of one CSV field; what is longer is a quotation mark that nothing closes
 UNREADABLE = (OSError, EOFError, zlib.error, pa.ArrowInvalid)
 TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
@@ -40,6 +41,8 @@ class Bad:
 
     reason: str
 
+
+csv.field_size_limit(MAX_LINE_BYTES)
 
 #: A row as it was read: its columns, or why it cannot be.
 Row = dict[str, Any] | Bad
@@ -91,7 +94,8 @@ def check_file(file: str, text_column: str) -> None:
     """See at the start, and not after hours, that a file opens and has the column.
 
     Raises:
-        InputError: it does not, it has not, or it is UTF-16.
+        UnreadableFile: it does not.
+        InputError: it has not, or it is UTF-16.
     """
     try:
         if format_of(file) == ".parquet":
@@ -103,14 +107,15 @@ def check_file(file: str, text_column: str) -> None:
             if stream.read(2).startswith(UTF16_MARKS):
                 raise InputError(f"{file} is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`")
     except UNREADABLE as error:
-        raise InputError(f"cannot read {file}: {error}") from error
+        raise UnreadableFile(f"cannot read {file}: {error}; repair it or leave it out") from error
     if format_of(file) in (".csv", ".tsv"):
         next(read_part(Part(file), text_column), None)
 
 
 def missing_column(source: str, column: str, columns: Iterable[str]) -> str:
     """Say what the source has instead."""
-    return f"{source} has no column {column!r}; it has {', '.join(map(repr, columns))}: give one as --text_column"
+    named = ", ".join(map(repr, columns)) or "none at all"
+    return f"{source} has no column {column!r}; it has {named}: give one as --text_column"
 
 
 def split_file(file: str, part_bytes: int) -> list[Part]:
@@ -121,7 +126,7 @@ def split_file(file: str, part_bytes: int) -> list[Part]:
         part_bytes: > 0, bytes of a part, about.
 
     Raises:
-        InputError: the file cannot be read.
+        UnreadableFile: the file cannot be read.
     """
     try:
         if format_of(file) == ".parquet":
@@ -134,7 +139,7 @@ def split_file(file: str, part_bytes: int) -> list[Part]:
             while edges[-1] < size:
                 edges.append(_next_line(stream, min(edges[-1] + part_bytes, size)))
     except UNREADABLE as error:
-        raise InputError(f"cannot read {file}: {error}") from error
+        raise UnreadableFile(f"cannot read {file}: {error}; repair it or leave it out") from error
     return [Part(file, start, stop, stop - start) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
 
 
@@ -148,7 +153,7 @@ def _next_line(stream: BinaryIO, position: int) -> int:
 
 def _split_row_groups(file: str, part_bytes: int) -> list[Part]:
     metadata = pq.read_metadata(file)
-    parts, start, size = [], 0, 0
+    parts, start, size = ([] if metadata.num_row_groups else [Part(file)]), 0, 0
     for group in range(metadata.num_row_groups):
         size += metadata.row_group(group).total_byte_size
         if size >= part_bytes or group == metadata.num_row_groups - 1:
@@ -231,13 +236,14 @@ def _read_table(
 
 def _in_batches(lines: Iterator[str | Bad]) -> Iterator[list[str | Bad]]:
     """Yield lines in batches; those before the damage of a file too."""
-    batch = []
+    batch, num_chars = [], 0
     try:
         for line in lines:
             batch.append(line)
-            if len(batch) == READ_BATCH_SIZE:
+            num_chars += len(line) if isinstance(line, str) else 0
+            if len(batch) == READ_BATCH_SIZE or num_chars > READ_BYTES:
                 yield batch
-                batch = []
+                batch, num_chars = [], 0
     except UNREADABLE:
         yield batch
         raise
@@ -259,17 +265,29 @@ def _parse_fields(line: str | Bad, names: list[str], split: Callable[[str], list
 def _join_quoted(lines: Iterator[str | Bad]) -> Iterator[str | Bad]:
     """Join the lines of a quoted field; a quotation mark that nothing closes costs its own line only."""
     ahead: deque[str | Bad] = deque()
-    num_fields = None  # of the header
+    damage, num_fields = None, None  # of the file; of the header
     while True:
         line = ahead.popleft() if ahead else next(lines, None)
+        if line is None and damage is not None:
+            raise damage
         if line is None:
             return
         if isinstance(line, str) and '"' in line and OPEN_RECORD.fullmatch(line):
-            ahead.extend(islice(lines, MAX_QUOTED_LINES - len(ahead)))
+            try:
+                _look_ahead(ahead, lines)
+            except UNREADABLE as error:
+                damage, lines = error, iter(())
             line = _join_record(line, ahead, num_fields)
         if num_fields is None and isinstance(line, str):
             num_fields = len(next(csv.reader([line]), []))
         yield line
+
+
+def _look_ahead(ahead: deque[str | Bad], lines: Iterator[str | Bad]) -> None:
+    num_chars = sum(len(line) for line in ahead if isinstance(line, str))
+    while len(ahead) < MAX_QUOTED_LINES and num_chars < MAX_LINE_BYTES and (line := next(lines, None)) is not None:
+        ahead.append(line)
+        num_chars += len(line) if isinstance(line, str) else 0
 
 
 def _join_record(line: str, ahead: deque[str | Bad], num_fields: int | None) -> str | Bad:
@@ -310,7 +328,9 @@ def _read_pieces(part: Part) -> Iterator[bytes]:
         try:
             with _open(part.file) as stream:
                 _skip(stream, position)
-                while piece := stream.read(min(step, stop - position)):
+                # of a damaged `.gz`, `read1` gives what there is, where `read` waits for more and fails
+                read = stream.read1 if step == SMALL_READ_BYTES and isinstance(stream, gzip.GzipFile) else stream.read
+                while piece := read(min(step, stop - position)):
                     yield piece.removeprefix(codecs.BOM_UTF8) if position == 0 else piece
                     position += len(piece)
             return
@@ -323,8 +343,8 @@ def _skip(stream: BinaryIO, num_bytes: int) -> None:
     if stream.seekable():
         stream.seek(num_bytes)
         return
-    while num_bytes > 0:
-        num_bytes -= len(stream.read(min(READ_BYTES, num_bytes)))
+    while num_bytes > 0 and (piece := stream.read(min(READ_BYTES, num_bytes))):
+        num_bytes -= len(piece)
 
 
 def _split_lines(block: bytes, *, is_long: bool) -> list[str | Bad]:
@@ -358,12 +378,22 @@ def _open(file: str) -> BinaryIO:
 
 
 def _read_parquet(part: Part, text_column: str) -> Iterator[Rows]:
+    """Read row groups one by one, so that a damaged one costs no other."""
+    damage = None
     with pq.ParquetFile(part.file) as parquet:
         wanted = [name for name in (text_column, *OPTIONAL_COLUMNS) if name in parquet.schema_arrow.names]
-        groups = range(part.start, parquet.num_row_groups if part.stop is None else part.stop)
-        for group in groups:  # one by one, so that a damaged one costs none before it
-            for batch in parquet.iter_batches(READ_BATCH_SIZE, row_groups=[group], columns=wanted, use_threads=False):
-                yield from_arrow(batch, part.file, text_column)
+        sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+        for group in range(len(sizes))[part.start : part.stop]:
+            size = max(1, parquet.metadata.row_group(group).total_byte_size)
+            num_rows = max(1, min(READ_BATCH_SIZE, MAX_BATCH_BYTES * sizes[group] // size))
+            batches = parquet.iter_batches(num_rows, row_groups=[group], columns=wanted, use_threads=False)
+            try:
+                for batch in batches:
+                    yield from_arrow(batch, part.file, text_column)
+            except UNREADABLE as error:
+                damage = damage or (f"cannot read {part.file} after row {sum(sizes[:group])}: {error}", error)
+    if damage is not None:
+        raise UnreadableFile(damage[0]) from damage[1]
 
 
 def from_arrow(table: pa.Table | pa.RecordBatch, source: str, text_column: str) -> Rows:
@@ -428,13 +458,15 @@ def to_rows(rows: Iterable[Row], source: str, text_column: str, *, is_first: boo
         is_first: they are the first of their source, which shows its columns.
 
     Raises:
-        InputError: the first good row of the source has no such column.
+        InputError: they are the first, and none has such a column.
     """
+    rows = list(rows)
+    columns_of = [list(row) for row in rows if isinstance(row, dict)] if is_first else []
+    if columns_of and not any(text_column in names for names in columns_of):
+        raise InputError(missing_column(source, text_column, columns_of[0]))
     good: list[dict[str, Any]] = []
     bad = []
     for number, row in enumerate(rows):
-        if isinstance(row, dict) and is_first and not good and text_column not in row:
-            raise InputError(missing_column(source, text_column, row))
         if isinstance(row, Bad):
             bad.append((number, row.reason))
         elif isinstance(row.get(text_column), str):

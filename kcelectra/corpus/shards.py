@@ -26,11 +26,12 @@ from kcelectra.corpus.formats import OPTIONAL_COLUMNS, Part, Rows, UnreadableFil
 from kcelectra.corpus.personal_data import find_personal_data, mask_personal_data, may_hold_personal_data, reveal
 from kcelectra.corpus.vectorized import clean_batch, find_suspects
 from kcelectra.errors import InputError
-from kcelectra.manifest import write_atomically, write_manifest
+from kcelectra.manifest import read_manifest, to_json, write_atomically, write_manifest
 
 WORK_DIR = ".work"  # in the output directory, until the corpus is whole
 PERSONAL_DATA = ("count", "mask", "drop")
 ROW_GROUP_ROWS = 50_000
+WINDOW_ROWS = 1 << 19  # of a part, whose fate is held in memory
 MAX_LENGTH_COUNTED = 500  # characters; longer comments are counted as this long
 MAX_NAMED_ROWS = 20  # bad rows of a part that are named; the others are counted
 TEXT_SCHEMA = pa.schema([("position", pa.int64()), *((name, pa.string()) for name in ("text", *OPTIONAL_COLUMNS))])
@@ -86,7 +87,10 @@ def _read(part: Part, plan: dict[str, Any]) -> Iterator[Rows]:
     source = next(source for source in plan["sources"] if source["path"] == part.file)
     if "revision" in source:
         return read_from_hub(part.file, settings["text_column"], split=settings["split"], revision=source["revision"])
-    status = os.stat(part.file)
+    try:
+        status = os.stat(part.file)
+    except OSError as error:
+        raise InputError(f"cannot read {part.file}: {error}; put it back, and the same command goes on") from error
     if (status.st_size, status.st_mtime_ns) != (source["size"], source["modified_ns"]):
         raise InputError(f"{part.file} has changed since the build began; delete its output directory and start again")
     return read_part(part, settings["text_column"])
@@ -204,7 +208,10 @@ def drop_duplicates(work_dir: str, index: int = 0) -> dict[str, Any]:
     if not shards:
         counts = sum((Counter(part["counts"]) for part in parts), Counter(dropped))
         listed = ", ".join(f"{reason}: {count}" for reason, count in counts.items() if count)
-        raise InputError(f"no comment is left ({listed}); look at the sources, or give a lower --min_chars")
+        cure = "look at the sources, or give a lower --min_chars"
+        if counts["invalid UTF-8"]:
+            cure = "convert files of another encoding, such as `iconv -f CP949 -t UTF-8`"
+        raise InputError(f"no comment is left ({listed or 'the sources are empty'}); {cure}")
     known = ["text", *(name for name in OPTIONAL_COLUMNS if name in columns)]
     facts = {"shards": shards, "columns": known, "num_rescued": num_rescued, "num_rows": 0, "counts": dropped}
     return write_json(work_dir, "shards.json", facts)
@@ -215,14 +222,18 @@ def _cut_shards(work_dir: str, num_parts: int, shard_bytes: int) -> list[list[tu
     shards: dict[int, list[tuple[int, int, int]]] = {}
     num_bytes = 0
     for part in range(num_parts):
-        sizes = pq.read_table(Path(work_dir, "keys", f"{part:06d}.parquet"), columns=["num_bytes"])["num_bytes"]
-        kept = np.where(_kept(work_dir, part, 0, len(sizes)), sizes.to_numpy(), 0).astype(np.int64)
-        shard_of = (num_bytes + np.cumsum(kept) - kept) // shard_bytes
-        num_bytes += int(kept.sum())
-        edges = [0, *(np.flatnonzero(np.diff(shard_of)) + 1).tolist(), len(kept)]
-        for start, stop in itertools.pairwise(edges):
-            if kept[start:stop].any():
-                shards.setdefault(int(shard_of[start]), []).append((part, start, stop))
+        first = 0
+        with pq.ParquetFile(Path(work_dir, "keys", f"{part:06d}.parquet")) as keys:
+            for batch in keys.iter_batches(WINDOW_ROWS, columns=["num_bytes"], use_threads=False):
+                is_kept = _kept(work_dir, part, first, first + len(batch))
+                kept = np.where(is_kept, batch["num_bytes"].to_numpy(), 0).astype(np.int64)
+                shard_of = (num_bytes + np.cumsum(kept) - kept) // shard_bytes
+                num_bytes += int(kept.sum())
+                edges = [0, *(np.flatnonzero(np.diff(shard_of)) + 1).tolist(), len(kept)]
+                for start, stop in itertools.pairwise(edges):
+                    if is_kept[start:stop].any():
+                        shards.setdefault(int(shard_of[start]), []).append((part, first + start, first + stop))
+                first += len(batch)
     return list(shards.values())
 
 
@@ -249,7 +260,7 @@ def write_shard(work_dir: str, index: int) -> dict[str, Any]:
         for table in _in_row_groups(_read_slices(work_dir, shards[index], columns)):
             chars = pc.utf8_length(table["text"]).to_numpy()
             num_by_length += np.bincount(np.minimum(chars, MAX_LENGTH_COUNTED), minlength=len(num_by_length))
-            writer.write_table(table)
+            writer.write_table(table.combine_chunks())  # pages end where chunks do
     num_rows = int(num_by_length.sum())
     return write_json(work_dir, name, {"num_rows": num_rows, "num_by_length": num_by_length.tolist(), "counts": {}})
 
@@ -281,6 +292,10 @@ def _in_row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 def finish_corpus(work_dir: str, index: int = 0) -> dict[str, Any]:
     """Write the manifest of a corpus whose shards are all there, and delete what it was made from."""
+    finished = read_manifest(Path(work_dir).parent)
+    if finished is not None:
+        shutil.rmtree(work_dir, ignore_errors=True)
+        return {"num_rows": finished["num_kept"], "counts": {}}
     plan, shards = read_json(work_dir, "plan.json"), read_json(work_dir, "shards.json")
     parts = [read_json(work_dir, f"counts/{part:06d}.json") for part in range(len(plan["parts"]))]
     written = [read_json(work_dir, f"shards/{index:06d}.json") for index in range(len(shards["shards"]))]
@@ -296,7 +311,7 @@ def finish_corpus(work_dir: str, index: int = 0) -> dict[str, Any]:
         num_read=sum(part["num_rows"] for part in parts),
         num_kept=num_kept,
         num_kept_for_replies=shards["num_rescued"],
-        dropped=dict((read + Counter(shards["counts"])).most_common()),
+        dropped=dict(sorted((read + Counter(shards["counts"])).items(), key=lambda item: (-item[1], item[0]))),
         rules={rule.__name__: str(rule.__doc__).splitlines()[0] for rule in rules},
         changed_by_rule={rule.__name__: changed[rule.__name__] for rule in rules},
         personal_data=_total(part["personal_data"] for part in parts),
@@ -320,10 +335,11 @@ def _total(counts: Iterator[dict[str, int]]) -> Counter[str]:
 
 def _name_bad_rows(parts: list[dict[str, Any]], counts: list[dict[str, Any]]) -> list[str]:
     """Return the first bad rows by file and number, counted through the parts of a file."""
-    named, before = [], Counter[str]()
+    named, before = [], 0
     for part, counted in zip(parts, counts, strict=True):
-        named += [f"{part['file']}, row {before[part['file']] + row}: {reason}" for row, reason in counted["bad_rows"]]
-        before[part["file"]] += counted["num_rows"]
+        before = before if part["start"] else 0
+        named += [f"{part['file']}, row {before + row}: {reason}" for row, reason in counted["bad_rows"]]
+        before += counted["num_rows"]
     return named[:MAX_NAMED_ROWS]
 
 
@@ -348,5 +364,5 @@ def write_json(work_dir: str | Path, name: str, facts: Any) -> Any:
     """Write a file of the work directory, whole or not at all, and return the facts."""
     path = Path(work_dir, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(facts, ensure_ascii=False))
+    write_atomically(path, to_json(facts))
     return facts

@@ -3,11 +3,12 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from types import ModuleType
 from typing import Any
 
@@ -43,10 +44,10 @@ def run_tasks(
     left, deaths = set(tasks), 0
     while left:
         context = get_context("spawn")
-        with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_give_memory_back) as pool:
-            with _hidden_main():  # processes start as tasks are submitted
-                futures = {pool.submit(function, work_dir, task): task for task in sorted(left)}
+        with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_prepare_process) as pool:
             try:
+                with _hidden_main():  # processes start as tasks are submitted
+                    futures = {pool.submit(function, work_dir, task): task for task in sorted(left)}
                 for future in as_completed(futures):
                     on_done(futures[future], future.result())
                     left.discard(futures[future])
@@ -77,9 +78,17 @@ def _hidden_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _give_memory_back() -> None:
-    """Let Arrow free what it no longer needs: its own allocator keeps it (measured: 40 MiB a process)."""
+def _prepare_process() -> None:
+    """Let Arrow free what it no longer needs (its own allocator keeps 40 MiB), and end when the parent does."""
     pa.set_memory_pool(pa.system_memory_pool())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def num_cores() -> int:
