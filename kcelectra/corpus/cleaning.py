@@ -103,18 +103,6 @@ INVISIBLE = re.compile(
     f"({_EMOJI})|(?:{_TERMINAL}|[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u180b-\u180f"
     "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff])+"
 )
-_PATH = "me|be|ly|gg|us|co|cc|to|in|ai|uk|de|fr|ru|gl|la|so|do|im|ee|id|gd|gle|link|live|wiki"
-
-_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
-_WIDTH = re.compile("[\uff01-\uffdc\uffe0-\uffee]")
-MARKS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20e2\u20e4-\u20f0\ufe20-\ufe2f]+")
-_STACK = re.compile(r"[^\w\s!-~]{32,}")  # marks among them take `unicodedata.normalize` the square of their number
-FILLED = re.compile("\u3164([ㄱ-ㅎ])([ㅏ-ㅣ])([ㄱ-ㅎ\u3164])")
-LONE_JAMO = re.compile("[\u1100-\u1112\u1161-\u1175\u11a8-\u11c2]")
-INVISIBLE = re.compile(
-    f"({_EMOJI})|(?:(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]{{0,99}}\x07|[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u180b-\u180f"
-    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff])+"
-)
 _PATH = "(?:[!-;=?-~\ufe0f\u20e3]+|(?<=[/=_])[가-힣]+)"
 _LINK = re.compile(
     rf"(?ai:(?:https?|ftp)://{_PATH}+|(?<![a-z0-9@._-])"
