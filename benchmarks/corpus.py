@@ -391,7 +391,7 @@ def main() -> None:
     parser.add_argument("--peer_rows", type=int, default=400_000, help="rows beside datatrove: its rate is constant")
     parser.add_argument("--rss_rows", default="1000000,5000000,20000000", help="rows to measure memory at, or ''")
     parser.add_argument("--num_workers", type=int, default=2)
-    parser.add_argument("--memory_mb", type=int, default=256, help="MiB for the deduplication, ours and DuckDB's")
+    parser.add_argument("--memory_mb", type=int, default=192, help="MiB for the deduplication, ours and DuckDB's")
     parser.add_argument("--num_rounds", type=int, default=3)
     parser.add_argument("--sides", default="ours,datatrove,duckdb", help="those to run")
     parser.add_argument("--seed", type=int, default=0)

@@ -723,6 +723,14 @@ def test_a_finished_corpus_whose_shard_was_cut_is_refused(comments_dir, tmp_path
         build_corpus(str(comments_dir), tmp_path / "out")
 
 
+def test_a_shard_that_is_gone_before_the_end_is_written_again(long_source, long_corpus, tmp_path):
+    options = {"rules": "none", "part_mb": 32}
+    build(long_source, tmp_path / "out", steps=3, **options)
+    shards_of(tmp_path / "out")[0].unlink()
+    build(long_source, tmp_path / "out", **options)
+    assert digests(tmp_path / "out") == digests(long_corpus)
+
+
 def test_what_is_left_of_a_build_killed_at_its_end_is_deleted(comments_dir, tmp_path):
     manifest = build(comments_dir, tmp_path / "out", steps=3)
     shutil.copytree(tmp_path / "out" / WORK_DIR, tmp_path / "work")

@@ -53,7 +53,7 @@ class CorpusArguments:
     pii: str = field(default="count", metadata={"help": "Personal data: count, mask, or drop the comment."})
     shard_mb: int = field(default=256, metadata={"help": "MiB of text in a shard."})
     num_workers: int | None = field(default=None, metadata={"help": "Processes; one a core if not given."})
-    memory_mb: int = field(default=256, metadata={"help": "MiB that dedup may use; what is more goes to the disk."})
+    memory_mb: int = field(default=192, metadata={"help": "MiB that dedup may use; what is more goes to the disk."})
     part_mb: int = field(default=32, metadata={"help": "MiB of input that a process takes at a time."})
     skip_damaged: bool = field(
         default=False, metadata={"help": "Keep what can be read of a damaged file instead of stopping."}
