@@ -250,11 +250,11 @@ def write_shard(work_dir: str, index: int) -> dict[str, Any]:
     """Write one shard; return the number of its comments by length."""
     name = f"shards/{index:06d}.json"
     done = read_json(work_dir, name)
-    if done is not None:
-        return done
     shards, columns = (read_json(work_dir, "shards.json")[key] for key in ("shards", "columns"))
-    num_by_length = np.zeros(MAX_LENGTH_COUNTED + 1, np.int64)
     path = Path(work_dir).parent / f"train-{index:05d}-of-{len(shards):05d}.parquet"
+    if done is not None and path.exists():
+        return done
+    num_by_length = np.zeros(MAX_LENGTH_COUNTED + 1, np.int64)
     schema = pa.schema([TEXT_SCHEMA.field(column) for column in columns])
     with _open_writer(work_dir, path, schema, compression="zstd") as writer:
         for table in _in_row_groups(_read_slices(work_dir, shards[index], columns)):

@@ -1,16 +1,15 @@
-"""Tasks over processes: a killed worker is noticed and its tasks are done again."""
+"""Tasks over processes: a killed worker is noticed and its task is done again."""
 
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -19,6 +18,7 @@ from kcelectra.errors import InputError
 logger = logging.getLogger(__name__)
 
 MAX_DEATHS = 3  # in a row, with no task finished between
+LOST = (EOFError, OSError)  # of the pipe to a worker that was killed
 
 
 def run_tasks(
@@ -31,6 +31,10 @@ def run_tasks(
 ) -> None:
     """Call `function(work_dir, task)` for each task, in processes that end with the last one.
 
+    Each worker has a pipe of its own, as `ProcessPoolExecutor` waits for ever once a worker is killed that holds the
+    lock of the queue they share (seen: one pool in seven, killed as it shuts down). A worker ends when its pipe does,
+    so none outlives this process.
+
     Args:
         function: safe to call again after it was killed.
         work_dir: its first argument.
@@ -41,30 +45,68 @@ def run_tasks(
     Raises:
         InputError: workers were killed again and again, the disk is full, or a task raised it.
     """
-    left, deaths = set(tasks), 0
-    while left:
-        context = get_context("spawn")
-        with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_prepare_process) as pool:
-            try:
-                with _hidden_main():  # processes start as tasks are submitted
-                    futures = {pool.submit(function, work_dir, task): task for task in sorted(left)}
-                for future in as_completed(futures):
-                    on_done(futures[future], future.result())
-                    left.discard(futures[future])
-                    deaths = 0
-            except BrokenProcessPool:
-                deaths += 1
-                if deaths > MAX_DEATHS:
-                    raise InputError(
-                        f"workers were killed {deaths} times in a row, perhaps for want of memory; the same command "
-                        "with fewer --num_workers or a smaller --part_mb goes on where this one ended"
-                    ) from None
-                logger.warning("a worker was killed; its task and %d others are done again", len(left) - 1)
-            except BaseException as error:
-                pool.shutdown(cancel_futures=True)
-                if isinstance(error, OSError):
-                    raise InputError(f"{error}; the same command goes on where this one ended") from error
-                raise
+    left, deaths = sorted(tasks, reverse=True), 0
+    busy: dict[Connection, tuple[BaseProcess, int]] = {}
+    try:
+        idle = [_start_worker(function, work_dir) for _ in range(min(num_workers, len(left)))]
+        while left or busy:
+            while left and idle:
+                pipe, process = idle.pop()
+                busy[pipe] = process, left.pop()
+                try:
+                    pipe.send(busy[pipe][1])
+                except OSError:
+                    pass  # it was killed, which `recv` will tell
+            for pipe in cast(list[Connection], wait(list(busy))):
+                process, task = busy.pop(pipe)
+                try:
+                    result = pipe.recv()
+                except LOST:
+                    deaths += 1
+                    if deaths > MAX_DEATHS:
+                        raise InputError(
+                            f"workers were killed {deaths} times in a row, perhaps for want of memory; the same "
+                            "command with fewer --num_workers goes on where this one ended"
+                        ) from None
+                    logger.warning("a worker was killed; its task is done again")
+                    left.append(task)
+                    idle.append(_start_worker(function, work_dir))
+                    continue
+                if isinstance(result, BaseException):
+                    raise result
+                deaths = 0
+                idle.append((pipe, process))
+                on_done(task, result)
+    except OSError as error:
+        raise InputError(f"{error}; the same command goes on where this one ended") from error
+    finally:
+        for pipe, process in [*idle, *((pipe, process) for pipe, (process, _) in busy.items())]:
+            pipe.close()
+            process.kill()
+            process.join()
+
+
+def _start_worker(function: Callable[[str, int], Any], work_dir: str) -> tuple[Connection, BaseProcess]:
+    ours, theirs = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=_serve, args=(function, work_dir, theirs), daemon=True)
+    with _hidden_main():
+        process.start()
+    theirs.close()
+    return ours, process
+
+
+def _serve(function: Callable[[str, int], Any], work_dir: str, pipe: Connection) -> None:
+    pa.set_memory_pool(pa.system_memory_pool())
+    while True:
+        try:
+            task = pipe.recv()
+        except LOST:
+            return  # the process that started it has ended
+        try:
+            result = function(work_dir, task)
+        except Exception as error:  # raised where the tasks come from
+            result = error
+        pipe.send(result)
 
 
 @contextmanager
@@ -76,19 +118,6 @@ def _hidden_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-def _prepare_process() -> None:
-    """Let Arrow free what it no longer needs (its own allocator keeps 40 MiB), and end when the parent does."""
-    pa.set_memory_pool(pa.system_memory_pool())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def num_cores() -> int:
