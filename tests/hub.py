@@ -381,4 +381,5 @@ def run_client(
     finished = subprocess.run(command, env=environment, cwd=directory, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stderr
     report = json.loads(finished.stdout.splitlines()[-1])
-    return SimpleNamespace(**report, stderr=finished.stderr)
+    seen = {"calls": hub.calls, "unknown": hub.unknown, "directory": directory, "stderr": finished.stderr}
+    return SimpleNamespace(**report, **seen)

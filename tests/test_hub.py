@@ -1,16 +1,13 @@
 """The Hub's own clients read data, vocabularies and exported models from a Hub that is served here."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hub import HubServer
+from hub import HubServer, run_client
 from safetensors.torch import load_file, save_file
 
 from kcelectra import KcElectraConfig, KcElectraForPreTraining, export_checkpoint
@@ -26,34 +23,6 @@ LEGACY_CONFIG = {
     "strip_accents": None,
     "model_max_length": 512,
 }
-
-CLIENT = """
-import json, sys
-
-elsewhere = []
-
-def guard(event, arguments):  # sees every look-up and connection of the interpreter before it happens
-    if event == "socket.getaddrinfo":
-        host = arguments[0]
-    elif event == "socket.connect" and isinstance(arguments[1], tuple):
-        host = arguments[1][0]
-    else:
-        return
-    host = host.decode() if isinstance(host, bytes) else host
-    if host not in (None, "127.0.0.1"):
-        elsewhere.append(host)
-        raise OSError(f"refused: {host}")
-
-sys.addaudithook(guard)
-results = {}
-
-def attempt(name, call):
-    try:
-        results[name] = call()
-    except Exception as error:
-        results[name] = f"{type(error).__module__}.{type(error).__name__}: {error}"
-"""
-REPORT = "\nprint(json.dumps({'results': results, 'elsewhere': elsewhere}))"
 
 READ_COMMENTS = """
 from kcelectra.corpus.comments import CommentReader
@@ -109,16 +78,6 @@ for repository, discriminator in ((halves, {"subfolder": "discriminator"}), (roo
     attempt(f"AutoTokenizer {repository}", lambda: tokenize(repository, **discriminator))
 save_file(outputs, sys.argv[2])
 """
-
-
-def run_client(program: str, *arguments: str, hub: HubServer, directory: Path) -> SimpleNamespace:
-    """Run a program in an interpreter that knows no Hub but this one and has nothing of it yet."""
-    command = [sys.executable, "-c", CLIENT + program + REPORT, *arguments]
-    environment = hub.client_env(directory / "home")
-    finished = subprocess.run(command, env=environment, cwd=directory, capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 0, finished.stderr
-    report = json.loads(finished.stdout.splitlines()[-1])
-    return SimpleNamespace(**report, calls=hub.calls, unknown=hub.unknown, directory=directory)
 
 
 @pytest.fixture(scope="module")

@@ -46,9 +46,10 @@ def run_tasks(
         InputError: workers were killed again and again, the disk is full, or a task raised it.
     """
     left, deaths = sorted(tasks, reverse=True), 0
+    idle: list[tuple[Connection, BaseProcess]] = []
     busy: dict[Connection, tuple[BaseProcess, int]] = {}
     try:
-        idle = [_start_worker(function, work_dir) for _ in range(min(num_workers, len(left)))]
+        idle.extend(_start_worker(function, work_dir) for _ in range(min(num_workers, len(left))))
         while left or busy:
             while left and idle:
                 pipe, process = idle.pop()
