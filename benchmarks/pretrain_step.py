@@ -28,10 +28,10 @@ from transformers import (
 )
 
 from kcelectra import DataCollatorForReplacedTokenDetection, KcElectraConfig, KcElectraForPreTraining
-from kcelectra.corpus.comments import CommentReader
+from kcelectra.corpus.comments import CommentReader, read_texts
 from kcelectra.pretraining.flops import training_flops_per_row
 from kcelectra.pretraining.run import prepare_cpu
-from kcelectra.pretraining.streaming import PackedStream, read_texts
+from kcelectra.pretraining.streaming import PackedStream
 from kcelectra.pretraining.trainer import choose_precision
 from kcelectra.tokenization import load_tokenizer
 

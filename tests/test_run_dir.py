@@ -187,8 +187,8 @@ def test_the_tokenizer_is_trained_on_what_the_model_will_see(reader, run_dir):
 
 def test_the_manifest_of_the_tokenizer_names_its_source(reader, run_dir):
     prepare_tokenizer(DataArguments(vocab_size=120), reader, run_dir)
-    manifest = verify_manifest(run_dir / TOKENIZER_DIR)
-    assert (manifest["dataset"], manifest["rules"]) == (reader.dataset, "v2022")
+    settings = verify_manifest(run_dir / TOKENIZER_DIR)["settings"]
+    assert (settings["corpus"], settings["rules"]) == (reader.dataset, "v2022")
 
 
 @pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "tokenizer_config.json"])

@@ -10,11 +10,11 @@ from tokenizers import BertWordPieceTokenizer
 from torch.utils.data import DataLoader
 
 from kcelectra import clean, clean_batch
-from kcelectra.corpus.comments import Comment, CommentReader
+from kcelectra.corpus.comments import Comment, CommentReader, read_texts
 from kcelectra.corpus.formats import READ_BATCH_SIZE
 from kcelectra.errors import InputError
 from kcelectra.pretraining.packing import frame_document
-from kcelectra.pretraining.streaming import DocumentBuilder, PackedStream, read_texts
+from kcelectra.pretraining.streaming import DocumentBuilder, PackedStream
 from kcelectra.tokenization import load_tokenizer
 
 PAD, CLS, SEP, MASK = 0, 2, 3, 4

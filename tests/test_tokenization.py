@@ -212,7 +212,7 @@ def test_no_text_is_an_error_with_the_cure(texts):
 
 @pytest.mark.parametrize("vocab_size", [0, 4, 5])
 def test_a_vocab_size_without_room_is_an_error(vocab_size):
-    with pytest.raises(InputError, match=f"vocab_size is {vocab_size}; give more than the 5 special tokens"):
+    with pytest.raises(InputError, match=f"vocab_size is {vocab_size}; give at least 6"):
         train_tokenizer(TEXTS, vocab_size=vocab_size)
 
 

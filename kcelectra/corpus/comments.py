@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kcelectra.corpus.formats import (
     COMPRESSIONS,
@@ -22,7 +22,9 @@ from kcelectra.corpus.formats import (
     from_arrow,
     read_part,
 )
+from kcelectra.corpus.vectorized import clean_batch
 from kcelectra.errors import InputError
+from kcelectra.manifest import read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +98,24 @@ class CommentReader:
             if sum(self.counts.values()) - self.counts["comments"] < MAX_NAMED_ROWS:
                 logger.warning("%s, row %d: %s; the row is left out", source, num_before + number + 1, reason)
             self.counts[reason] += 1
+
+
+def read_texts(reader: CommentReader, *, rules: str, min_chars: int) -> Iterator[str]:
+    """Yield cleaned comments of one pass; those with fewer than `min_chars` characters are left out."""
+    for comments in reader:
+        cleaned = clean_batch((comment.text for comment in comments), rules)
+        yield from (text for text in cleaned if len(text) >= min_chars)
+
+
+def choose_cleaning(dataset: str, rules: str | None = None, min_chars: int | None = None) -> dict[str, Any]:
+    """Return `rules` and `min_chars`, those not given by what the dataset is: a built corpus is clean already."""
+    manifest = read_manifest(dataset) if Path(dataset).is_dir() else None
+    is_corpus = manifest is not None and manifest.get("stage") == "corpus"
+    default_rules, default_chars = ("none", 0) if is_corpus else ("v2022", 10)
+    return {
+        "rules": default_rules if rules is None else rules,
+        "min_chars": default_chars if min_chars is None else min_chars,
+    }
 
 
 def find_files(dataset: str) -> list[str]:

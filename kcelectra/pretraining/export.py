@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from kcelectra.errors import InputError
 from kcelectra.manifest import write_manifest
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
-from kcelectra.tokenization import save_tokenizer
+from kcelectra.tokenization import check_pairing, save_tokenizer
 
 
 def export_checkpoint(checkpoint_dir: str | Path, output_dir: str | Path) -> None:
@@ -26,9 +26,10 @@ def export_checkpoint(checkpoint_dir: str | Path, output_dir: str | Path) -> Non
         raise InputError(f"{checkpoint_dir} is not a checkpoint: it has no config.json; give a checkpoint-N directory")
     model = KcElectraForPreTraining.from_pretrained(checkpoint_dir)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_dir)
-    vocab_size = model.config.discriminator_config.vocab_size
-    if len(tokenizer) != vocab_size:
-        raise InputError(f"{checkpoint_dir}: the tokenizer has {len(tokenizer)} tokens, the model {vocab_size}")
+    try:
+        check_pairing(tokenizer, model.config.discriminator_config)
+    except InputError as error:
+        raise InputError(f"{checkpoint_dir}: {error}") from error
     export_model(model, tokenizer, output_dir)
 
 

@@ -16,17 +16,15 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 
 from kcelectra.corpus.cleaning import RULE_SETS
-from kcelectra.corpus.comments import CommentReader
+from kcelectra.corpus.comments import CommentReader, choose_cleaning
 from kcelectra.corpus.sample import write_sample
 from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
 from kcelectra.manifest import (
     MANIFEST,
     RECORDED_PACKAGES,
-    read_manifest,
     verify_manifest,
     write_atomically,
-    write_manifest,
 )
 from kcelectra.pretraining.checkpoints import (
     BYTES_PER_PARAMETER,
@@ -37,9 +35,9 @@ from kcelectra.pretraining.checkpoints import (
 from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
 from kcelectra.pretraining.configuration import SIZES, KcElectraConfig
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
-from kcelectra.pretraining.streaming import SHUFFLE_WINDOW, PackedStream, read_texts
+from kcelectra.pretraining.streaming import SHUFFLE_WINDOW, PackedStream
 from kcelectra.pretraining.trainer import KcElectraTrainer, PretrainingArguments
-from kcelectra.tokenization import load_tokenizer, save_tokenizer, train_tokenizer
+from kcelectra.tokenization import load_tokenizer, train_tokenizer
 
 SETTINGS_FILE = "run.yaml"
 TOKENIZER_DIR = "tokenizer"
@@ -98,12 +96,7 @@ class DataArguments:
 
     def cleaning(self) -> dict[str, Any]:
         """Return `rules` and `min_chars`, those not given by what the dataset is."""
-        manifest = read_manifest(self.dataset) if self.dataset and Path(self.dataset).is_dir() else None
-        is_corpus = manifest is not None and manifest.get("stage") == "corpus"
-        defaults = {"rules": "none", "min_chars": 0} if is_corpus else {"rules": "v2022", "min_chars": 10}
-        return {
-            key: default if getattr(self, key) is None else getattr(self, key) for key, default in defaults.items()
-        }
+        return choose_cleaning(self.dataset or "", self.rules, self.min_chars)
 
 
 def prepare_cpu() -> None:
@@ -178,9 +171,8 @@ def prepare_tokenizer(arguments: DataArguments, reader: CommentReader, run_dir: 
     trained_dir = Path(run_dir, TOKENIZER_DIR)
     if arguments.tokenizer is None and not (trained_dir / MANIFEST).exists():
         shutil.rmtree(trained_dir, ignore_errors=True)
-        texts = read_texts(reader, **arguments.cleaning())
-        save_tokenizer(train_tokenizer(texts, vocab_size=arguments.vocab_size or DEFAULT_VOCAB_SIZE), trained_dir)
-        write_manifest(trained_dir, dataset=reader.dataset, rules=arguments.cleaning()["rules"])
+        vocab_size = arguments.vocab_size or DEFAULT_VOCAB_SIZE
+        train_tokenizer(reader, trained_dir, vocab_size=vocab_size, **arguments.cleaning())
     if arguments.tokenizer is None:
         verify_manifest(trained_dir)
         return load_tokenizer(trained_dir)

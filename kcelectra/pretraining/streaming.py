@@ -185,10 +185,3 @@ class PackedStream(IterableDataset):
             verbose=False,
         )
         return [comments[i] for i in kept], encoded["input_ids"]
-
-
-def read_texts(reader: CommentReader, *, rules: str, min_chars: int) -> Iterator[str]:
-    """Yield cleaned comments of one pass, for training a tokenizer on what the model will see."""
-    for comments in reader:
-        cleaned = clean_batch((comment.text for comment in comments), rules)
-        yield from (text for text in cleaned if len(text) >= min_chars)
