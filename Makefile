@@ -23,8 +23,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup
 	@echo "== raw comments -> clean -> dedup -> corpus"
 	$(BIN)/python recipes/build_corpus.py
-	@echo "== corpus -> tokenizer -> packed rows -> training -> export -> report"
-	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py --dataset out/corpus
+	@echo "== corpus -> tokenizer"
+	$(BIN)/python recipes/train_tokenizer.py --corpus_dir out/corpus --vocab_size 4000 --morphemes particles
+	@echo "== corpus -> packed rows -> training -> export -> report"
+	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py --dataset out/corpus \
+		--tokenizer out/tokenizer
 
 lint: setup
 	$(BIN)/ruff check .
@@ -41,6 +44,7 @@ test-slow: setup
 bench: setup
 	$(BIN)/python benchmarks/clean.py --dataset "$(DATASET)"
 	$(BIN)/python benchmarks/corpus.py --dataset "$(DATASET)"
+	$(BIN)/python benchmarks/tokenizer.py --dataset "$(DATASET)"
 	$(BIN)/python benchmarks/pretrain_step.py --dataset "$(DATASET)"
 
 clean:

@@ -26,7 +26,7 @@ SHARED = {*SHARED_MODULES, "tokenization"}
 ALLOWED: dict[str, set[str]] = {
     "corpus": set(),
     "pretraining": {"corpus"},
-    "finetuning": set(),
+    "finetuning": {"corpus"},
     "release": {"finetuning"},
     "tokenization": {"corpus"},
     **{name: set() for name in SHARED_MODULES},

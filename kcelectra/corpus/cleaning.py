@@ -85,7 +85,7 @@ _WRITTEN = (
     f"\U0001f000-\U0001faff{_JOINERS}"
 )
 _PICTURE = "[©®‼⁉™ℹ←-⏿Ⓜ■-➿⤀-⥿⬀-⯿〰〽㊗㊙\U0001f000-\U0001faff](?:\ufe0f|[\U0001f3fb-\U0001f3ff])?"
-_EMOJI = (
+EMOJI = (
     "[\U0001f1e6-\U0001f1ff]{2}|[0-9#*]\ufe0f?\u20e3|"
     f"🏴[\U000e0020-\U000e007e]+\U000e007f|{_PICTURE}(?:\u200d{_PICTURE})*"
 )
@@ -100,7 +100,7 @@ FILLED = re.compile("\u3164([ㄱ-ㅎ])([ㅏ-ㅣ])([ㄱ-ㅎ\u3164])")
 LONE_JAMO = re.compile("[\u1100-\u1112\u1161-\u1175\u11a8-\u11c2]")
 _TERMINAL = "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]{0,99}\x07"
 INVISIBLE = re.compile(
-    f"({_EMOJI})|(?:{_TERMINAL}|[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u180b-\u180f"
+    f"({EMOJI})|(?:{_TERMINAL}|[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u180b-\u180f"
     "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff])+"
 )
 _PATH = "(?:[!-;=?-~\ufe0f\u20e3]+|(?<=[/=_])[가-힣]+)"

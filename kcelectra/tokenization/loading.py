@@ -23,28 +23,28 @@ MAX_PADDING = 127  # rows that an embedding table may have beyond the vocabulary
 
 
 def load_tokenizer(
-    source: str | Path, *, revision: str | None = None, config: "PreTrainedConfig | None" = None
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    config: "PreTrainedConfig | None" = None,
+    for_pretraining: bool = True,
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a `vocab.txt`, a directory or the Hub.
 
     Args:
         source: path of a WordPiece `vocab.txt`, one token a line; or whatever `AutoTokenizer.from_pretrained` takes.
         revision: of a tokenizer on the Hub.
-        config: of the model that it is for; see `check_pairing`. Without it the tokenizer is for pretraining.
-
-    Returns:
-        A tokenizer; without `config` its special tokens are known to have the ids of the published vocabularies.
+        config: of the model that it is for; see `check_pairing`.
+        for_pretraining: without a `config`, require the special tokens at the ids of the published WordPiece
+            vocabularies.
 
     Raises:
-        InputError: there is nothing there, it is not the model's, or, without `config`, it is not a WordPiece
-            vocabulary with the five special tokens at 0 to 4.
+        InputError: there is nothing there, it is not the model's, or it is no vocabulary for pretraining.
     """
     from transformers import AutoTokenizer  # as PreTrainedConfig it imports torch: 200 MB that training can do without
 
     if str(source).endswith(".txt"):
-        tokens = read_vocabulary(source, allow_crlf=True)
-        require_special_tokens(tokens, source)
-        tokenizer: PreTrainedTokenizerBase = as_bert_tokenizer(tokens)
+        tokenizer: PreTrainedTokenizerBase = as_bert_tokenizer(read_vocabulary(source, allow_crlf=True))
     else:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(source), revision=revision)
@@ -53,10 +53,10 @@ def load_tokenizer(
                 f"cannot load a tokenizer from {source}: {error}; give a vocab.txt, a directory, or a "
                 "Hub id with its --tokenizer_revision"
             ) from error
-    if config is None:
-        require_special_tokens(tokens_by_id(tokenizer), source)
-    else:
+    if config is not None:
         check_pairing(tokenizer, config)
+    elif for_pretraining:
+        require_special_tokens(tokens_by_id(tokenizer), source)
     return tokenizer
 
 

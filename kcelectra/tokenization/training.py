@@ -89,7 +89,7 @@ def train_tokenizer(
 ) -> BertTokenizer:
     """Train a cased WordPiece vocabulary on comments.
 
-    A word that holds a character of the alphabet only is never `[UNK]`: each can begin a word and go on with one.
+    A word of up to 100 characters, all in the alphabet, is never `[UNK]`: each can begin a word and go on with one.
 
     Args:
         corpus: what `build_corpus` made; or any source that it takes, or a reader of one, which is cleaned as in
@@ -110,7 +110,8 @@ def train_tokenizer(
             `output_dir` holds something else.
     """
     arguments = VocabularyArguments(**options)
-    settings: dict[str, Any] = {"corpus": None, **asdict(arguments)}
+    donor = read_vocabulary(arguments.donor_vocab) if arguments.donor_vocab else []
+    settings: dict[str, Any] = {"corpus": None, **asdict(arguments), "donor_sha256": hash_vocabulary(donor)}
     if isinstance(corpus, str | Path):
         corpus = CommentReader(str(corpus))
     if isinstance(corpus, CommentReader):
@@ -119,7 +120,6 @@ def train_tokenizer(
         corpus = read_texts(corpus, **cleaning)
     if output_dir is not None and _is_there(Path(output_dir), settings):
         return BertTokenizer.from_pretrained(output_dir)
-    donor = read_vocabulary(arguments.donor_vocab) if arguments.donor_vocab else []
     if arguments.morphemes:
         require_analyser()
     words = count_words(_sample(corpus, arguments.sample, arguments.seed), max_words=arguments.max_words)
@@ -148,15 +148,12 @@ def extend_tokenizer(
     Raises:
         InputError: a file is damaged, the base has its special tokens elsewhere, or `output_dir` holds something else.
     """
-    settings = {
-        "base_vocab": str(base_vocab),
-        "donor_vocab": donor_vocab and str(donor_vocab),
-        "num_unused": num_unused,
-    }
+    tokens, donor = read_vocabulary(base_vocab), read_vocabulary(donor_vocab) if donor_vocab else []
+    require_special_tokens(tokens, base_vocab)
+    hashes = {"base_sha256": hash_vocabulary(tokens), "donor_sha256": hash_vocabulary(donor)}
+    settings = {"base_vocab": str(base_vocab), "donor_vocab": str(donor_vocab), "num_unused": num_unused, **hashes}
     if not _is_there(Path(output_dir), settings):
-        tokens = read_vocabulary(base_vocab)
-        require_special_tokens(tokens, base_vocab)
-        tokens, layout = _lay_out(tokens, read_vocabulary(donor_vocab) if donor_vocab else [], num_unused)
+        tokens, layout = _lay_out(tokens, donor, num_unused)
         write_tokenizer(tokens, output_dir, settings=settings, **layout)
     return BertTokenizer.from_pretrained(output_dir)
 
@@ -218,7 +215,8 @@ def _choose_alphabet(words: WordCounts, limit: int) -> tuple[list[int], dict[str
         "most_frequent": {chr(code): int(counts[code]) for code in outside[:MAX_NAMED]},
     }
     if len(outside):
-        logger.info("%d characters are outside the alphabet, %d occurrences", len(outside), facts["num_occurrences"])
+        named = " ".join(map(chr, outside[:MAX_NAMED]))
+        logger.info("%d characters are outside the alphabet, such as %s", len(outside), named)
     return sorted(ranked[:limit].tolist()), facts
 
 
@@ -235,7 +233,7 @@ def _repeat_words(words: pa.StringArray, counts: pa.Int64Array, alphabet: list[i
         codes = np.where(codes == ord(CUT), ord(" "), codes + np.where(begins | is_mark, 0, CONTINUING))
         lines = codes.astype("<u4").tobytes().decode("utf-32-le").split("\n")[:-1]
         chunk, size = [], 0
-        for line, count in zip(lines, weights[is_kept].astype(int).tolist(), strict=True):
+        for line, count in zip(lines, weights[is_kept].tolist(), strict=True):
             most = max(1, CHARACTERS_AT_A_TIME // (len(line) + 1))
             for repeats in [most] * (count // most) + [count % most]:
                 chunk.append((line + " ") * repeats)
@@ -276,22 +274,30 @@ def _sample(texts: Iterable[str], share: float, seed: int) -> Iterator[str]:
 def _lay_out(tokens: list[str], donor: list[str], num_unused: int) -> tuple[list[str], dict[str, Any]]:
     num_own = len(tokens)
     tokens, counts = append_donor(tokens, donor)
+    if donor:
+        logger.info("donor: %(num_tokens)d tokens, %(num_overlap)d there already, %(num_appended)d appended", counts)
     return append_unused(tokens, num_unused), {"num_own": num_own, **({"donor": counts} if donor else {})}
 
 
 def write_tokenizer(tokens: list[str], output_dir: str | Path, **facts: Any) -> None:
-    """Write a tokenizer with its manifest so that the directory is there whole or not at all."""
+    """Write a tokenizer with its manifest so that the directory is there whole or not at all.
+
+    Raises:
+        InputError: the disk is full, or there may be nothing written.
+    """
     output_dir = Path(output_dir)
     staging = output_dir.with_name(f".{output_dir.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    save_tokenizer(as_bert_tokenizer(tokens), staging)
-    analyser = {"kiwipiepy": version("kiwipiepy")} if facts["settings"].get("morphemes") else {}
-    write_manifest(
-        staging, stage="tokenizer", num_tokens=len(tokens), sha256=hash_vocabulary(tokens), analyser=analyser, **facts
-    )
-    if output_dir.is_dir():
-        output_dir.rmdir()  # `_is_there` has seen that it is empty
-    staging.rename(output_dir)
+    if facts["settings"].get("morphemes"):
+        facts["analyser"] = {"kiwipiepy": version("kiwipiepy")}
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        save_tokenizer(as_bert_tokenizer(tokens), staging)
+        write_manifest(staging, stage="tokenizer", num_tokens=len(tokens), sha256=hash_vocabulary(tokens), **facts)
+        if output_dir.is_dir():
+            output_dir.rmdir()  # `_is_there` has seen that it is empty
+        staging.rename(output_dir)
+    except OSError as error:
+        raise InputError(f"cannot write {output_dir}: {error}; make room, or give another --output_dir") from error
 
 
 def _is_there(output_dir: Path, settings: dict[str, Any]) -> bool:

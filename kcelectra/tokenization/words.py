@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
+from tqdm import tqdm
 
 from kcelectra.errors import InputError
 
@@ -21,6 +22,7 @@ NUM_CODES = 0x110000
 MAX_COUNTED = 250_000  # distinct words that are counted in memory before they go to the disk
 TEXTS_AT_A_TIME = 10_000
 WORDS_AT_A_TIME = 50_000
+MAX_CHARACTERS = 100  # of a word; `BertTokenizer` makes [UNK] of a longer one
 MERGE_MEMORY = "128MiB"  # of DuckDB; what is more goes to the disk
 _SCHEMA = pa.schema([("word", pa.string()), ("count", pa.int64())])
 
@@ -34,7 +36,7 @@ class WordCounts:
         counts: how often each occurs.
         characters: (`NUM_CODES`,) int64, how often each code point occurs in all words.
         num_texts: that were read.
-        num_distinct: of all words, those too rare to be among `words` with them.
+        num_distinct: of all words, with those too rare or too long to be among `words`.
     """
 
     words: pa.StringArray
@@ -49,7 +51,7 @@ def count_words(texts: Iterable[str], *, max_words: int) -> WordCounts:
 
     Args:
         texts: read once; their order does not matter.
-        max_words: distinct words that are kept, the most frequent.
+        max_words: distinct words that are kept, the most frequent of those with up to `MAX_CHARACTERS`.
 
     Raises:
         InputError: the disk is full.
@@ -58,10 +60,12 @@ def count_words(texts: Iterable[str], *, max_words: int) -> WordCounts:
     characters = np.zeros(NUM_CODES, dtype=np.int64)
     counts: Counter[str] = Counter()
     stream = iter(texts)
-    with TemporaryDirectory(prefix="kcelectra-words-") as work_dir:
+    progress = tqdm(desc="count words", unit=" comments", unit_scale=True)
+    with TemporaryDirectory(prefix="kcelectra-words-") as work_dir, progress:
         try:
             while batch := list(islice(stream, TEXTS_AT_A_TIME)):
                 num_texts += len(batch)
+                progress.update(len(batch))
                 counts.update("\n".join(batch).translate(WORD_BREAKS).split())
                 if len(counts) > MAX_COUNTED:
                     characters += _write(counts, Path(work_dir, f"{num_parts:06d}.parquet"))
@@ -133,5 +137,8 @@ def _merge(work_dir: str, max_words: int) -> tuple[pa.Table, int]:
             f"CREATE TABLE words AS SELECT word, sum(count)::BIGINT AS count FROM '{parts}' GROUP BY word"
         )
         num_distinct = database.execute("SELECT count(*) FROM words").fetchall()[0][0]
-        kept = database.sql(f"SELECT word, count FROM words ORDER BY count DESC, word LIMIT {max_words}")
+        kept = database.sql(
+            f"SELECT word, count FROM words WHERE length(word) <= {MAX_CHARACTERS} "
+            f"ORDER BY count DESC, word LIMIT {max_words}"
+        )
         return kept.to_arrow_table().cast(_SCHEMA), num_distinct
