@@ -4,8 +4,8 @@
     python benchmarks/tokenizer.py --dataset "comments/*.parquet"
 
 The comments are cleaned once, all are kept, and both sides read them from the same Parquet file, each in a process of
-its own, by turns. With `--growth 1,2,4`, also the peak memory on so many copies of the comments, in each of which every
-word is another one: the worst that a larger corpus can be.
+its own, by turns. With `--growth 1,2,4`, also the peak memory on so many copies of the comments, each with words of
+its own: the worst that a larger corpus can be.
 """
 
 import argparse

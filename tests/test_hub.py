@@ -1,6 +1,7 @@
 """The Hub's own clients read data, vocabularies and exported models from a Hub that is served here."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,10 +10,11 @@ import pytest
 import torch
 from hub import HubServer, run_client
 from safetensors.torch import load_file, save_file
+from test_vocabulary import V2021, V2023, VOCAB_DIR, make_byte_level
 
 from kcelectra import KcElectraConfig, KcElectraForPreTraining, export_checkpoint
 from kcelectra.corpus.comments import CommentReader
-from kcelectra.tokenization import load_tokenizer, save_tokenizer
+from kcelectra.tokenization import load_tokenizer, save_tokenizer, train_tokenizer
 
 LEGACY_SIZE = 1000
 SENTENCE = "ㅋㅋㅋ 이 영화 진짜 Good 이에요!! 😂"
@@ -52,6 +54,43 @@ attempt("main", lambda: load(name))
 attempt("v2022", lambda: load(name, "v2022"))
 attempt("missing revision", lambda: load(name, "v9"))
 attempt("missing repository", lambda: load("beomi/nothing"))
+"""
+
+PAIR_TOKENIZERS = """
+import re
+from transformers import AutoTokenizer, ElectraConfig
+from kcelectra.tokenization import load_tokenizer
+
+name, config = "beomi/KcELECTRA-base", ElectraConfig(vocab_size=50_135)
+
+def load(**where):
+    return load_tokenizer(name, config=config, **where)(sys.argv[2])["input_ids"]
+
+def follow(message):
+    return eval(re.search("load (AutoTokenizer.from_pretrained.*)$", message)[1])(sys.argv[2])["input_ids"]
+
+attempt("main", load)
+attempt("revision", lambda: load(revision=sys.argv[1]))
+attempt("followed", lambda: follow(results["main"]))
+attempt("unpaired", lambda: len(AutoTokenizer.from_pretrained(name)))
+"""
+
+PUSH_TOKENIZER = """
+sys.modules["kcelectra"] = None  # any import of it now fails
+from huggingface_hub import HfApi
+from transformers import AutoTokenizer
+
+def push():
+    HfApi().create_repo("someone/kc-tokenizer")
+    return HfApi().upload_folder(repo_id="someone/kc-tokenizer", folder_path=sys.argv[1]) and "pushed"
+
+def encode():
+    with open(sys.argv[2], encoding="utf-8") as file:
+        texts = json.load(file)
+    return AutoTokenizer.from_pretrained("someone/kc-tokenizer")(texts)["input_ids"]
+
+attempt("push", push)
+attempt("encode", encode)
 """
 
 LOAD_EXPORTS = """
@@ -169,6 +208,58 @@ def test_a_tokenizer_that_is_not_there_says_what_to_type(tokenizer_client, missi
 
 
 @pytest.fixture(scope="module")
+def pairing_client(tmp_path_factory):
+    """KcELECTRA-base as it is: another model and tokenizer on main since 2023, and v2021 at its commit."""
+    if not VOCAB_DIR.is_dir():
+        pytest.skip(f"needs the published vocabularies in {VOCAB_DIR}")
+    directory = tmp_path_factory.mktemp("pairing")
+    main, v2021 = (directory / "hub" / "models" / V2021.repo_id / name for name in ("main", V2021.revision))
+    v2021.mkdir(parents=True)
+    make_byte_level().save_pretrained(main)
+    shutil.copyfile(VOCAB_DIR / "kcelectra_v2021_vocab.txt", v2021 / "vocab.txt")
+    (v2021 / "tokenizer_config.json").write_text(json.dumps(LEGACY_CONFIG))
+    for revision, known in ((main, V2023), (v2021, V2021)):
+        config = {"model_type": "electra", "vocab_size": known.size, "pad_token_id": known.pad_token_id}
+        (revision / "config.json").write_text(json.dumps(config))
+    with HubServer(directory / "hub") as hub:
+        return run_client(PAIR_TOKENIZERS, V2021.revision, SENTENCE, hub=hub, directory=directory)
+
+
+def test_the_tokenizer_that_replaced_that_of_v2021_is_refused_and_the_revision_is_named(pairing_client):
+    message = pairing_client.results["main"]
+    assert message.startswith("kcelectra.errors.InputError: the model of KcELECTRA v2021 has 50135 tokens")
+    assert f'revision="{V2021.revision}"' in message
+    assert pairing_client.results["unpaired"] == 30_000  # to transformers all is well
+
+
+def test_the_revision_of_v2021_is_accepted_and_what_the_message_says_can_be_typed(pairing_client):
+    ids = load_tokenizer(VOCAB_DIR / "kcelectra_v2021_vocab.txt")(SENTENCE)["input_ids"]
+    assert pairing_client.results["revision"] == pairing_client.results["followed"] == ids
+
+
+@pytest.fixture(scope="module")
+def pushed_client(sample_comments, tmp_path_factory):
+    """A tokenizer that was trained into a directory, pushed and loaded again by one that knows no kcelectra."""
+    directory = tmp_path_factory.mktemp("pushed")
+    texts = [comment["text"] for comment in sample_comments] + [SENTENCE, "", "뷁 漢字 [MASK]"]
+    tokenizer = train_tokenizer(iter(texts), directory / "tokenizer", vocab_size=1500, num_unused=3)
+    (directory / "texts.json").write_text(json.dumps(texts))
+    paths = [str(directory / name) for name in ("tokenizer", "texts.json")]
+    with HubServer(directory / "hub", users={"hf_someone": "someone"}) as hub:
+        client = run_client(PUSH_TOKENIZER, *paths, hub=hub, directory=directory, token="hf_someone")
+    client.commits, client.ids = hub.commits, tokenizer(texts)["input_ids"]
+    return client
+
+
+def test_a_trained_tokenizer_comes_back_from_the_hub_with_the_same_ids(pushed_client):
+    assert pushed_client.results["push"] == "pushed"
+    files = ["manifest.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+    assert [commit["added"] for commit in pushed_client.commits] == [files]
+    assert len(pushed_client.ids) > 2000
+    assert pushed_client.results["encode"] == pushed_client.ids
+
+
+@pytest.fixture(scope="module")
 def export_client(tokenizer, tmp_path_factory):
     """An export as it is, and one whose discriminator was moved to the root of the repository."""
     directory = tmp_path_factory.mktemp("exports")
@@ -210,7 +301,10 @@ def test_an_export_on_the_hub_has_its_tokenizer(export_client, tokenizer, reposi
     assert export_client.results[f"AutoTokenizer {repository}"] == tokenizer.get_vocab()
 
 
-@pytest.mark.parametrize("client", ["comments_client", "tokenizer_client", "export_client"])
+CLIENTS = ["comments_client", "tokenizer_client", "pairing_client", "pushed_client", "export_client"]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 def test_no_request_leaves_for_another_host(request, client):
     client = request.getfixturevalue(client)
     assert client.calls

@@ -106,7 +106,7 @@ def test_tokenizers_are_compared_without_training(run, tmp_path, corpus_dir, cap
         ),
         (["--morphemes", "nouns"], "--morphemes is 'nouns'; use one of particles, all"),
         (["--sample", "0"], "a --sample above 0 and up to 1"),
-        (["--num_unused", "-1"], "give a --num_unused of 0 or more"),
+        (["--num_unused", "-1"], "give a --num_unused and a --seed of 0 or more"),
         (["--donor_vocab", "nowhere.txt"], "cannot read the vocabulary nowhere.txt"),
         (["--donor_vocab", "twice.txt"], "twice.txt: line 3 repeats '가' of line 1"),
         (["--base_vocab", "twice.txt"], "twice.txt: line 3 repeats"),

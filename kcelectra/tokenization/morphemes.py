@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from kcelectra.corpus.cleaning import EMOJI
 from kcelectra.corpus.workers import num_cores, run_tasks
 from kcelectra.errors import InputError
 
@@ -23,7 +24,7 @@ MORPHEMES = ("particles", "all")
 CUT = "\x1f"  # BERT's normaliser deletes it, so no word holds one
 WORDS_AT_A_TIME = 20_000
 _HANGUL = re.compile("[가-힣]")
-_RUN = re.compile(r"[ㄱ-ㅣ]+|[^\wㄱ-ㅣ]+")  # jamo such as ㅋㅋ, emoji and other symbols
+_RUN = re.compile(f"[ㄱ-ㅣ]+|(?:{EMOJI})+")
 
 
 def cut_words(words: pa.StringArray, morphemes: str, *, num_workers: int | None = None) -> pa.StringArray:
@@ -79,7 +80,7 @@ def _cut_part(work_dir: str, task: int) -> list[str]:
 def cut_in_process(words: list[str], morphemes: str) -> Iterator[str]:
     """Yield words with `CUT` between their parts.
 
-    A run of jamo or symbols is a part of its own. A word that the analyser does not take apart into pieces that make
+    A run of jamo or emoji is a part of its own. A word that the analyser does not take apart into pieces that make
     the word again stays whole.
 
     >>> [word.split(CUT) for word in cut_in_process(["영화에서는", "재밌었다ㅋㅋ", "ㅋㅋ"], "particles")]
@@ -87,9 +88,9 @@ def cut_in_process(words: list[str], morphemes: str) -> Iterator[str]:
     """
     analysed = iter(_analyser().tokenize([word for word in words if _HANGUL.search(word)]))
     for word in words:
-        cuts = {end for match in _RUN.finditer(word) for end in match.span()}
-        if _HANGUL.search(word):
-            cuts |= _find_cuts(word, next(analysed), morphemes)
+        runs = [match.span() for match in _RUN.finditer(word)]
+        cuts = _find_cuts(word, next(analysed), morphemes) if _HANGUL.search(word) else set()
+        cuts = {cut for cut in cuts if not any(start < cut < end for start, end in runs)}.union(*runs)
         edges = [0, *sorted(cuts - {0, len(word)}), len(word)]
         yield CUT.join(word[start:end] for start, end in zip(edges, edges[1:], strict=False))
 

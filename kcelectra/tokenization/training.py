@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.trainers import BpeTrainer
 from transformers import BertTokenizer
 
-from kcelectra.corpus.comments import CommentReader, choose_cleaning, read_texts
+from kcelectra.corpus.comments import CommentReader, choose_cleaning, find_revision, read_texts
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, read_manifest, write_manifest
 from kcelectra.tokenization.loading import as_bert_tokenizer, save_tokenizer
@@ -31,7 +32,7 @@ from kcelectra.tokenization.vocabulary import (
     read_vocabulary,
     require_special_tokens,
 )
-from kcelectra.tokenization.words import NUM_CODES, WORD_BREAKS, WordCounts, count_words, iterate_codes
+from kcelectra.tokenization.words import MAX_CHARACTERS, NUM_CODES, WORD_BREAKS, WordCounts, count_words, iterate_codes
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +73,8 @@ class VocabularyArguments:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise InputError(f"{name} is {getattr(self, name)}; give at least {minimum}")
-        if self.num_unused < 0 or not 0 < self.sample <= 1:
-            raise InputError("give a --num_unused of 0 or more, and a --sample above 0 and up to 1")
+        if self.num_unused < 0 or self.seed < 0 or not 0 < self.sample <= 1:
+            raise InputError("give a --num_unused and a --seed of 0 or more, and a --sample above 0 and up to 1")
         if self.morphemes not in (None, *MORPHEMES):
             raise InputError(f"--morphemes is {self.morphemes!r}; use one of {', '.join(MORPHEMES)}")
 
@@ -110,23 +111,25 @@ def train_tokenizer(
             `output_dir` holds something else.
     """
     arguments = VocabularyArguments(**options)
-    donor = read_vocabulary(arguments.donor_vocab) if arguments.donor_vocab else []
-    settings: dict[str, Any] = {"corpus": None, **asdict(arguments), "donor_sha256": hash_vocabulary(donor)}
-    if isinstance(corpus, str | Path):
-        corpus = CommentReader(str(corpus))
-    if isinstance(corpus, CommentReader):
-        cleaning = choose_cleaning(corpus.dataset, rules, min_chars)
-        settings |= {"corpus": corpus.dataset, **_describe_reader(corpus), **cleaning}
-        corpus = read_texts(corpus, **cleaning)
+    donor, described = _read_donor(arguments.donor_vocab)
+    settings: dict[str, Any] = {"corpus": None, **asdict(arguments), **described}
+    reader = CommentReader(str(corpus)) if isinstance(corpus, str | Path) else corpus
+    if isinstance(reader, CommentReader):
+        cleaning = choose_cleaning(reader.dataset, rules, min_chars)
+        settings |= {"corpus": reader.dataset, **_describe_reader(reader), **cleaning}
+        texts: Iterable[str] = read_texts(reader, **cleaning)
+    else:
+        texts = reader
     if output_dir is not None and _is_there(Path(output_dir), settings):
         return BertTokenizer.from_pretrained(output_dir)
     if arguments.morphemes:
         require_analyser()
-    words = count_words(_sample(corpus, arguments.sample, arguments.seed), max_words=arguments.max_words)
+    words = count_words(_sample(texts, arguments.sample, arguments.seed), max_words=arguments.max_words)
     tokens, facts = train_vocabulary(words, arguments, num_workers=num_workers)
     tokens, layout = _lay_out(tokens, donor, arguments.num_unused)
     if output_dir is not None:
-        write_tokenizer(tokens, output_dir, settings=settings, **facts, **layout)
+        read = {"read": dict(reader.counts)} if isinstance(reader, CommentReader) else {}
+        write_tokenizer(tokens, output_dir, settings=settings, **read, **facts, **layout)
     return as_bert_tokenizer(tokens)
 
 
@@ -148,10 +151,11 @@ def extend_tokenizer(
     Raises:
         InputError: a file is damaged, the base has its special tokens elsewhere, or `output_dir` holds something else.
     """
-    tokens, donor = read_vocabulary(base_vocab), read_vocabulary(donor_vocab) if donor_vocab else []
+    tokens = read_vocabulary(base_vocab)
     require_special_tokens(tokens, base_vocab)
-    hashes = {"base_sha256": hash_vocabulary(tokens), "donor_sha256": hash_vocabulary(donor)}
-    settings = {"base_vocab": str(base_vocab), "donor_vocab": str(donor_vocab), "num_unused": num_unused, **hashes}
+    donor, described = _read_donor(donor_vocab)
+    base = {"base_vocab": str(base_vocab), "base_sha256": hash_vocabulary(tokens)}
+    settings = {**base, **described, "num_unused": num_unused}
     if not _is_there(Path(output_dir), settings):
         tokens, layout = _lay_out(tokens, donor, num_unused)
         write_tokenizer(tokens, output_dir, settings=settings, **layout)
@@ -168,8 +172,9 @@ def train_vocabulary(
     part of a word can begin with `##`, and ids do not depend on the order of a hash table, as they do there.
     """
     if not len(words.words):
+        what = f"word of up to {MAX_CHARACTERS} characters" if words.num_distinct else "text"
         raise InputError(
-            "no text to train a tokenizer on; check --dataset or --corpus_dir, --text_column and --min_chars"
+            f"no {what} to train a tokenizer on; check --dataset or --corpus_dir, --text_column and --min_chars"
         )
     alphabet, outside = _choose_alphabet(words, arguments.limit_alphabet)
     continuing = [code for code in alphabet if WORD_BREAKS[code] == code]
@@ -206,9 +211,10 @@ def train_vocabulary(
 
 def _choose_alphabet(words: WordCounts, limit: int) -> tuple[list[int], dict[str, Any]]:
     """Return the most frequent characters, ties by code point, in code point order; and what is outside."""
-    counts = words.characters[:CONTINUING]  # above are planes without characters, and private ones, which BERT deletes
+    counts = words.characters
     ranked = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
-    outside = ranked[limit:]
+    alphabet = ranked[ranked < CONTINUING][:limit]  # beyond are variation selectors and what is not assigned
+    outside = ranked[~np.isin(ranked, alphabet)]
     facts = {
         "num_characters": len(outside),
         "num_occurrences": int(counts[outside].sum()),
@@ -217,7 +223,7 @@ def _choose_alphabet(words: WordCounts, limit: int) -> tuple[list[int], dict[str
     if len(outside):
         named = " ".join(map(chr, outside[:MAX_NAMED]))
         logger.info("%d characters are outside the alphabet, such as %s", len(outside), named)
-    return sorted(ranked[:limit].tolist()), facts
+    return sorted(alphabet.tolist()), facts
 
 
 def _repeat_words(words: pa.StringArray, counts: pa.Int64Array, alphabet: list[int]) -> Iterator[list[str]]:
@@ -250,12 +256,23 @@ def _as_piece(token: str) -> str:
 
 
 def _describe_reader(reader: CommentReader) -> dict[str, Any]:
-    """Return what tells one state of a source from another: its manifest's hash, or of files their sizes."""
+    """Return what tells one state of a source from another, as far as it can be told without reading it."""
     manifest = Path(reader.dataset, MANIFEST)
     if manifest.is_file():
         return {"corpus_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()}
-    sizes = [Path(file).stat().st_size for file in reader.files]
-    return {"text_column": reader.text_column, "split": reader.split, "revision": reader.revision, "sizes": sizes}
+    if not reader.files:
+        return {"split": reader.split, "revision": find_revision(reader.dataset, reader.revision)}
+    status = [os.stat(file) for file in reader.files]
+    files = [{"size": one.st_size, "modified_ns": one.st_mtime_ns} for one in status]
+    return {"text_column": reader.text_column, "files": files}
+
+
+def _read_donor(path: str | Path | None) -> tuple[list[str], dict[str, Any]]:
+    """Return the tokens of a donor, none if there is none, and the settings that tell which it was."""
+    if path is None:
+        return [], {"donor_vocab": None}
+    tokens = read_vocabulary(path)
+    return tokens, {"donor_vocab": str(path), "donor_sha256": hash_vocabulary(tokens)}
 
 
 def _sample(texts: Iterable[str], share: float, seed: int) -> Iterator[str]:
@@ -285,7 +302,7 @@ def write_tokenizer(tokens: list[str], output_dir: str | Path, **facts: Any) -> 
     Raises:
         InputError: the disk is full, or there may be nothing written.
     """
-    output_dir = Path(output_dir)
+    output_dir = Path(output_dir).resolve()  # what a link leads to
     staging = output_dir.with_name(f".{output_dir.name}.tmp")
     if facts["settings"].get("morphemes"):
         facts["analyser"] = {"kiwipiepy": version("kiwipiepy")}
@@ -302,10 +319,15 @@ def write_tokenizer(tokens: list[str], output_dir: str | Path, **facts: Any) -> 
 
 def _is_there(output_dir: Path, settings: dict[str, Any]) -> bool:
     """Say whether a directory holds the tokenizer of these settings."""
+    if output_dir.resolve() == Path.cwd():
+        raise InputError("the tokenizer gets a directory of its own; give an --output_dir below this one")
     if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
         return False
-    manifest = read_manifest(output_dir) if output_dir.is_dir() else None
-    if manifest is None or manifest.get("stage") != "tokenizer":
+    try:
+        manifest = read_manifest(output_dir)
+    except (NotADirectoryError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("stage") != "tokenizer":
         raise InputError(f"{output_dir} is there and holds no tokenizer of this recipe; give another --output_dir")
     earlier = manifest["settings"]
     changed = [

@@ -119,6 +119,8 @@ def read_vocabulary(path: str | Path, *, allow_crlf: bool = False) -> list[str]:
             lines = [line.removesuffix("\r") for line in lines]
         else:
             raise InputError(f"{path} has the line ends of Windows; convert it with `sed -i 's/\\r$//' {path}`")
+    if lines and lines[0].startswith("\ufeff"):
+        raise InputError(f"{path} begins with a byte order mark; save it as UTF-8 without one")
     first_line: dict[str, int] = {}
     for number, token in enumerate(lines, start=1):
         if token.split() != [token]:
@@ -172,8 +174,10 @@ def append_unused(tokens: Sequence[str], number: int) -> list[str]:
     """Append `[unused0]`, `[unused1]`, ...: room for words that come later, without a change of size.
 
     Raises:
-        InputError: the vocabulary has such tokens already, and some are wanted.
+        InputError: the vocabulary has such tokens already, and some are wanted, or the number is negative.
     """
+    if number < 0:
+        raise InputError(f"--num_unused is {number}; give 0 or more")
     if number and any(map(UNUSED.fullmatch, tokens)):
         raise InputError("the vocabulary holds [unusedN] tokens already; leave out --num_unused")
     return [*tokens, *(f"[unused{index}]" for index in range(number))]

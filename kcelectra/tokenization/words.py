@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -62,20 +63,17 @@ def count_words(texts: Iterable[str], *, max_words: int) -> WordCounts:
     stream = iter(texts)
     progress = tqdm(desc="count words", unit=" comments", unit_scale=True)
     with TemporaryDirectory(prefix="kcelectra-words-") as work_dir, progress:
-        try:
-            while batch := list(islice(stream, TEXTS_AT_A_TIME)):
-                num_texts += len(batch)
-                progress.update(len(batch))
-                counts.update("\n".join(batch).translate(WORD_BREAKS).split())
-                if len(counts) > MAX_COUNTED:
-                    characters += _write(counts, Path(work_dir, f"{num_parts:06d}.parquet"))
-                    num_parts += 1
-            characters += _write(counts, Path(work_dir, f"{num_parts:06d}.parquet"))
-            table, num_distinct = _merge(work_dir, max_words)
-            words, occurrences = (table[name].combine_chunks() for name in _SCHEMA.names)
-            return WordCounts(words, occurrences, characters, num_texts, num_distinct)
-        except (OSError, duckdb.Error) as error:
-            raise InputError(f"cannot count words in {work_dir}: {error}; make room, or set TMPDIR") from error
+        while batch := list(islice(stream, TEXTS_AT_A_TIME)):
+            num_texts += len(batch)
+            progress.update(len(batch))
+            counts.update("\n".join(batch).translate(WORD_BREAKS).split())
+            if len(counts) > MAX_COUNTED:
+                characters += _write(counts, Path(work_dir, f"{num_parts:06d}.parquet"))
+                num_parts += 1
+        characters += _write(counts, Path(work_dir, f"{num_parts:06d}.parquet"))
+        table, num_distinct = _merge(work_dir, max_words)
+    words, occurrences = (table[name].combine_chunks() for name in _SCHEMA.names)
+    return WordCounts(words, occurrences, characters, num_texts, num_distinct)
 
 
 class _WordBreaks(dict[int, int | str]):
@@ -116,11 +114,20 @@ def iterate_codes(words: pa.StringArray, counts: pa.Int64Array) -> Iterator[tupl
         yield codes, np.cumsum(is_end) - is_end, counts.slice(start, WORDS_AT_A_TIME).to_numpy()
 
 
+@contextmanager
+def _on_disk(work_dir: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, duckdb.Error) as error:
+        raise InputError(f"cannot count words in {work_dir}: {error}; make room, or set TMPDIR") from error
+
+
 def _write(counts: Counter[str], path: Path) -> np.ndarray:
     """Move counts to the disk, and return those of the characters."""
     columns = [pa.array(counts.keys(), pa.string()), pa.array(counts.values(), pa.int64())]
     counts.clear()
-    pq.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), path)
+    with _on_disk(path.parent):
+        pq.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), path)
     characters = np.zeros(NUM_CODES, dtype=np.int64)
     for codes, word_of, occurrences in iterate_codes(*columns):
         characters += np.bincount(codes, occurrences[word_of], NUM_CODES).astype(np.int64)
@@ -132,7 +139,7 @@ def _merge(work_dir: str, max_words: int) -> tuple[pa.Table, int]:
     """Return the most frequent words, and how many there are."""
     settings: dict[str, Any] = {"memory_limit": MERGE_MEMORY, "temp_directory": str(Path(work_dir, "spill"))}
     parts = str(Path(work_dir, "*.parquet")).replace("'", "''")
-    with duckdb.connect(config=settings) as database:
+    with _on_disk(work_dir), duckdb.connect(config=settings) as database:
         database.execute(
             f"CREATE TABLE words AS SELECT word, sum(count)::BIGINT AS count FROM '{parts}' GROUP BY word"
         )
