@@ -224,3 +224,10 @@ def test_a_missing_analyser_says_what_to_install_and_writes_nothing(monkeypatch,
 def test_an_unknown_way_of_cutting_names_the_known_ones(function):
     with pytest.raises(InputError, match="--morphemes is 'nouns'; use one of particles, all"):
         function("nouns")
+
+
+@needs_analyser
+@pytest.mark.parametrize("num_workers", [0, -1])
+def test_no_workers_are_an_error(num_workers):
+    with pytest.raises(InputError, match=f"--num_workers is {num_workers}; give 1 or more"):
+        cut_words(pa.array(["영화"]), "particles", num_workers=num_workers)

@@ -36,12 +36,14 @@ def cut_words(words: pa.StringArray, morphemes: str, *, num_workers: int | None 
         num_workers: processes; one a core if None.
 
     Raises:
-        InputError: the analyser is not installed.
+        InputError: the analyser is not installed, or an argument is out of range.
 
     Source: the part-of-speech tags are the Sejong corpus's, as kiwipiepy gives them.
     """
     if morphemes not in MORPHEMES:
         raise InputError(f"--morphemes is {morphemes!r}; use one of {', '.join(MORPHEMES)}")
+    if num_workers is not None and num_workers < 1:
+        raise InputError(f"--num_workers is {num_workers}; give 1 or more")
     require_analyser()
     parts: dict[int, pa.StringArray] = {}
     with (
