@@ -139,8 +139,10 @@ def test_accumulation_changes_neither_loss_nor_weights_for_ragged_rows(
 
     whole, split = train("whole", 8, 1), train("split", batch_size, accumulation)
     for ours, theirs in zip(split.state.log_history[:3], whole.state.log_history[:3], strict=True):
-        for key in ("loss", "generator_loss", "discriminator_loss", "fake_rate", "discriminator_auc", "grad_norm"):
+        for key in ("loss", "generator_loss", "discriminator_loss", "fake_rate", "grad_norm"):
             assert ours[key] == pytest.approx(theirs[key], rel=2e-4), key
+        # of its histogram: a score that lies on the edge of a bin moves with the last bit
+        assert ours["discriminator_auc"] == pytest.approx(theirs["discriminator_auc"], abs=0.01)
     for name, parameter in weights(split).items():
         torch.testing.assert_close(parameter, weights(whole)[name], atol=2e-5, rtol=0)
 
