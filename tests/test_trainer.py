@@ -115,14 +115,21 @@ def test_every_metric_is_logged_and_in_range(tokenizer, sample_file, tmp_path):
 def test_accumulation_changes_neither_loss_nor_weights_for_ragged_rows(
     tokenizer, sample_file, tmp_path, batch_size, accumulation
 ):
-    """Dropout off and a temperature that makes each draw the argmax: what is left is how the batch was split."""
+    """Dropout off and a temperature that makes each draw the argmax: what is left is how the batch was split.
+
+    The weights begin far apart, as two logits that differ in the last bit alone would be drawn either way.
+    """
     ragged = [{**row, "input_ids": row["input_ids"].copy()} for row in make_rows(tokenizer, sample_file)[:24]]
     for index, row in enumerate(ragged):
         row["input_ids"][MAX_LENGTH - 5 * (index % 9) :] = 0
 
     def train(name, per_device, steps):
         model = make_model(
-            tokenizer, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, sampling_temperature=1e-5
+            tokenizer,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            sampling_temperature=1e-5,
+            initializer_range=0.1,
         )
         trainer = make_trainer(
             tokenizer,
@@ -139,10 +146,8 @@ def test_accumulation_changes_neither_loss_nor_weights_for_ragged_rows(
 
     whole, split = train("whole", 8, 1), train("split", batch_size, accumulation)
     for ours, theirs in zip(split.state.log_history[:3], whole.state.log_history[:3], strict=True):
-        for key in ("loss", "generator_loss", "discriminator_loss", "fake_rate", "grad_norm"):
+        for key in ("loss", "generator_loss", "discriminator_loss", "fake_rate", "discriminator_auc", "grad_norm"):
             assert ours[key] == pytest.approx(theirs[key], rel=2e-4), key
-        # of its histogram: a score that lies on the edge of a bin moves with the last bit
-        assert ours["discriminator_auc"] == pytest.approx(theirs["discriminator_auc"], abs=0.01)
     for name, parameter in weights(split).items():
         torch.testing.assert_close(parameter, weights(whole)[name], atol=2e-5, rtol=0)
 
