@@ -17,7 +17,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "== installing into $(VENV)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,reference,cluster,morphemes]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,reference,cluster,morphemes,finetuning]"
 	@touch $@
 
 demo: setup

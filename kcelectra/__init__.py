@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kcelectra.corpus.cleaning import clean
     from kcelectra.corpus.vectorized import clean_batch
+    from kcelectra.finetuning.runner import finetune
+    from kcelectra.finetuning.tasks import TASKS
     from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
     from kcelectra.pretraining.configuration import KcElectraConfig
     from kcelectra.pretraining.export import export_checkpoint
@@ -23,7 +25,9 @@ _PUBLIC = {
     "KcElectraForPreTraining": "kcelectra.pretraining.modeling",
     "KcElectraTrainer": "kcelectra.pretraining.trainer",
     "PretrainingArguments": "kcelectra.pretraining.trainer",
+    "TASKS": "kcelectra.finetuning.tasks",
     "export_checkpoint": "kcelectra.pretraining.export",
+    "finetune": "kcelectra.finetuning.runner",
 }
 
 __all__ = [
@@ -32,9 +36,11 @@ __all__ = [
     "KcElectraForPreTraining",
     "KcElectraTrainer",
     "PretrainingArguments",
+    "TASKS",
     "clean",
     "clean_batch",
     "export_checkpoint",
+    "finetune",
 ]
 
 

@@ -125,3 +125,11 @@ def test_counts_are_those_of_the_obvious_way(shared_data):
     assert coverage["unk_share"] == sum(ids.count(1) for ids in encoded) / coverage["num_tokens"]
     assert coverage["truncated_share"] == sum(len(ids) > 40 for ids in encoded) / len(rows) > 0
     assert coverage["num_jamo"] == sum(len(re.findall("[ㄱ-ㅣ]{2,}", text)) for (text,) in rows)
+
+
+def test_a_truncation_before_changes_nothing(tokenizer):
+    rows = [("영화는 좋다 영화가 좋다",)]
+    expected = measure_coverage(tokenizer, rows, max_length=50)
+    tokenizer(rows[0][0], truncation=True, max_length=4, padding="max_length")
+    assert measure_coverage(tokenizer, rows, max_length=50) == expected
+    assert measure_span_ceiling(tokenizer, [Span("?", rows[0][0], 10, "좋다")]) == 1

@@ -1,12 +1,13 @@
 """The files of the tasks, as their publishers have them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kcelectra.errors import InputError
-from kcelectra.finetuning.sources import Span, read_rows, read_spans
+from kcelectra.finetuning.sources import Span, read_examples, read_rows, read_spans, read_splits
 from kcelectra.finetuning.tasks import TASKS, Task
 
 NUM_ROWS = {
@@ -25,7 +26,7 @@ NUM_ROWS = {
 
 def write_task(directory: Path, data: bytes, name: str = "task.tsv", columns: tuple = ("text",)) -> Task:
     (directory / name).write_bytes(data)
-    return Task("mine", name, columns, 50)
+    return replace(TASKS["nsmc"], name="mine", directory=".", files={"test": (name,)}, text_columns=columns)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -77,6 +78,7 @@ def squad(context: str, start: int, answer: str) -> bytes:
 
 def test_a_question_has_its_first_answer(tmp_path):
     task = write_task(tmp_path, squad("그는 세종대왕이다", 3, "세종대왕"), "squad.json")
+    task = replace(task, head="spans")
     assert read_spans(task, tmp_path) == [Span("누구?", "그는 세종대왕이다", 3, "세종대왕")]
     assert read_rows(task, tmp_path) == [("누구?", "그는 세종대왕이다")]
 
@@ -98,3 +100,107 @@ def test_questions_that_are_wrong_are_named(tmp_path, data, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot read .*ratings_test.txt.*--data_dir"):
         read_rows(TASKS["nsmc"], tmp_path)
+
+
+# examples and splits
+
+
+def write_file(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "message"),
+    [
+        ("nsmc", "id\tdocument\tlabel\n1\t좋다\t2\n", "line 2: the label is '2', not one of 0, 1; mend the file"),
+        ("nsmc", "id\tdocument\tlabel\n1\t좋다\t\n", "line 2: the label is '', not one of 0, 1"),
+        ("korsts", "sentence1\tsentence2\tscore\n가\t나\t-\n", "line 2: the label '-' is no number"),
+        ("beep", "comments\thate\n가\tHate\n", "the label is 'Hate', not one of none, offensive, hate"),
+        ("kmhas", "document\tlabel\n가\t1,9\n", "the labels '1,9' are not numbers from 0 to 8"),
+        ("naver-ner", "가 나\tO\n", "line 1: 2 words and 1 tags"),
+        ("naver-ner", "가\tB-PER\n", "line 1: the tag 'B-PER' is not one of O, PER-B"),
+    ],
+)
+def test_a_bad_label_is_named_with_its_line(tmp_path, task, text, message):
+    with pytest.raises(InputError, match=message):
+        list(read_examples(TASKS[task], write_file(tmp_path / "file.tsv", text)))
+
+
+def test_labels_become_ids_numbers_and_flags(tmp_path):
+    for task, text, labels in (
+        ("beep", "comments\thate\n가\thate\n나\tnone\n", [2, 0]),
+        ("korsts", "sentence1\tsentence2\tscore\n가\t나\t2.5\n", [2.5]),
+        ("kmhas", "document\tlabel\n가\t0,3\n나\t8\n", [(1, 0, 0, 1, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0, 0, 0, 1)]),
+    ):
+        path = write_file(tmp_path / f"{task}.tsv", text)
+        assert [example.label for example in read_examples(TASKS[task], path)] == labels
+
+
+def test_an_empty_text_is_kept_and_a_pair_with_one_is_left_out(tmp_path):
+    alone = write_file(tmp_path / "alone.tsv", "id\tdocument\tlabel\n1\t\t0\n2\t가\t1\n")
+    pairs = write_file(tmp_path / "pairs.tsv", "sentence1\tsentence2\tlabel\n가\t\t0\n가\t나\t1\n")
+    assert len(list(read_examples(TASKS["nsmc"], alone))) == 2
+    assert len(list(read_examples(TASKS["paws"], pairs))) == 1
+
+
+def write_nsmc(directory: Path, num_train: int = 300) -> Path:
+    rows = "".join(f"{number}\t리뷰 {number // 3}\t{number % 2}\n" for number in range(num_train))
+    write_file(directory / "ratings_train.txt", f"id\tdocument\tlabel\n{rows}")
+    write_file(directory / "ratings_test.txt", "id\tdocument\tlabel\n1\t리뷰\t1\n")
+    return directory
+
+
+def test_dev_is_carved_from_train_by_text_alone(tmp_path):
+    splits = read_splits(TASKS["nsmc"], write_nsmc(tmp_path / "one"))
+    assert len(splits.train) + len(splits.dev) == 300 and 10 < len(splits.dev) < 60
+    assert not {example.texts for example in splits.train} & {example.texts for example in splits.dev}
+    longer = read_splits(TASKS["nsmc"], write_nsmc(tmp_path / "two", 900))
+    assert set(splits.dev) <= set(longer.dev) and not set(splits.train) & set(longer.dev)
+    assert any("dev: 1 in 10 of train, by a hash of the text" in note for note in splits.notes)
+
+
+def test_questions_are_carved_by_article(shared_data):
+    task = TASKS["korquad"]
+    file = shared_data / "korquad/resplit/train.json"
+    splits = read_splits(task, shared_data, files={"train": file, "dev": file})
+    assert not {span.article for span in splits.train} & {span.article for span in splits.dev}
+    assert len(splits.dev) > 50 and any("by a hash of the article" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize("task", sorted(set(TASKS) - {"kmhas"}))
+def test_the_splits_of_every_task_are_found_below_one_directory(shared_data, task):
+    splits = read_splits(TASKS[task], shared_data)
+    assert min(map(len, splits[:3])) > 0
+    is_resplit = task in ("naver-ner", "paws", "kornli", "korquad")
+    assert any(note.startswith("not the official files: train") for note in splits.notes) == is_resplit
+    if not is_resplit:
+        own = read_splits(TASKS[task], shared_data / TASKS[task].directory)
+        assert own.files == splits.files
+
+
+def test_a_split_that_cannot_be_had_is_named_and_another_file_can_be_given(shared_data):
+    with pytest.raises(InputError, match="kmhas: no kmhas_train.txt in .*; download it from .* --train_file"):
+        read_splits(TASKS["kmhas"], shared_data)
+    valid = shared_data / "hate_speech/kmhas/kmhas_valid.txt"
+    splits = read_splits(TASKS["kmhas"], shared_data, files={"train": valid})
+    assert len(splits.train) + len(splits.dev) == 8_776 and len(splits.test) == 21_939
+
+
+def test_learning_from_the_test_file_is_refused(tmp_path):
+    directory = write_nsmc(tmp_path)
+    with pytest.raises(InputError, match="is train and test; a score on what was learnt says nothing"):
+        read_splits(TASKS["nsmc"], directory, files={"test": directory / "ratings_train.txt"})
+
+
+def test_a_split_without_rows_is_named(tmp_path):
+    directory = write_nsmc(tmp_path)
+    write_file(directory / "ratings_test.txt", "id\tdocument\tlabel")
+    with pytest.raises(InputError, match="nsmc: the test split is empty; look at .*ratings_test.txt"):
+        read_splits(TASKS["nsmc"], directory)
+
+
+def test_a_given_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match="cannot read .*nowhere.tsv"):
+        read_splits(TASKS["nsmc"], write_nsmc(tmp_path), files={"dev": tmp_path / "nowhere.tsv"})

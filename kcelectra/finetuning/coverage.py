@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from kcelectra.corpus.cleaning import EMOJI
-from kcelectra.finetuning.metrics import normalize_answer
+from kcelectra.finetuning.answers import normalize_answer
 from kcelectra.finetuning.sources import Span
 
 MAX_NAMED = 10  # words that become [UNK]
@@ -35,10 +36,11 @@ def measure_coverage(
     """
     counts: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
+    backend = _backend(tokenizer)
     for start in range(0, len(rows), TEXTS_AT_A_TIME):
         part = rows[start : start + TEXTS_AT_A_TIME]
         texts = [text for row in part for text in row]
-        encodings = iter(tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False))
+        encodings = iter(backend.encode_batch(texts, add_special_tokens=False))
         for row in part:
             num_tokens = 0
             for text in row:
@@ -68,7 +70,7 @@ def measure_span_ceiling(tokenizer: PreTrainedTokenizerBase, spans: Sequence[Spa
     """
     num_exact = 0
     contexts = list(dict.fromkeys(span.context for span in spans))
-    encodings = tokenizer.backend_tokenizer.encode_batch(contexts, add_special_tokens=False)
+    encodings = _backend(tokenizer).encode_batch(contexts, add_special_tokens=False)
     offsets = {context: encoding.offsets for context, encoding in zip(contexts, encodings, strict=True)}
     for span in spans:
         begins, ends = zip(*offsets[span.context], strict=True)
@@ -76,6 +78,14 @@ def measure_span_ceiling(tokenizer: PreTrainedTokenizerBase, spans: Sequence[Spa
         covering = span.context[begins[first] : ends[last]] if first <= last else ""
         num_exact += normalize_answer(covering) == normalize_answer(span.answer)
     return num_exact / max(1, len(spans))
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """Return the tokenizer within, without the truncation that a call of the outer one leaves behind."""
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _count(

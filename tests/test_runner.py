@@ -1,0 +1,328 @@
+"""Fine-tuning: chosen on dev, one row a run, nothing hidden."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import ElectraConfig, ElectraForPreTraining, pipeline
+
+from kcelectra.errors import InputError
+from kcelectra.finetuning.runner import append_result, finetune, read_results
+from kcelectra.finetuning.tasks import TASKS
+from kcelectra.tokenization import save_tokenizer
+from kcelectra.tokenization.loading import as_bert_tokenizer
+from kcelectra.tokenization.vocabulary import SPECIAL_TOKENS
+
+ROOT = Path(__file__).parents[1]
+WORDS = [
+    "좋다",
+    "최고",
+    "재밌다",
+    "싫다",
+    "최악",
+    "지루하다",
+    "영화",
+    "배우",
+    "음악",
+    "이",
+    "그",
+    "저",
+    "서울",
+    "부산",
+    "에서",
+]
+KEYS = {"model", "step", "task", "seed", "protocol", "metrics", "num_examples", "selected_on", "revision", "collapsed"}
+KEYS |= {
+    "weights_sha256",
+    "tokenizer_sha256",
+    "data_sha256",
+    "dev_metrics",
+    "last_metrics",
+    "curve",
+    "versions",
+    "commit",
+}
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model") / "tiny"
+    tokenizer = as_bert_tokenizer([*SPECIAL_TOKENS, *WORDS])
+    torch.manual_seed(0)
+    config = ElectraConfig(vocab_size=len(tokenizer), embedding_size=32, hidden_size=32, intermediate_size=64)
+    config.num_hidden_layers, config.num_attention_heads = 1, 2
+    ElectraForPreTraining(config).save_pretrained(directory)
+    save_tokenizer(tokenizer, directory)
+    return directory
+
+
+def review(number: int) -> tuple[str, int]:
+    label = number % 2
+    return f"{WORDS[6 + number % 3]} {WORDS[9 + number // 3 % 3]} {WORDS[3 * (1 - label) + number // 9 % 3]}", label
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A few of each: reviews whose last word tells the label, tagged words, questions, several labels."""
+    directory = tmp_path_factory.mktemp("data")
+    for name in ("nsmc", "naver_ner", "korquad", "hate_speech/unsmile", "korsts"):
+        (directory / name).mkdir(parents=True)
+    reviews = "".join(f"{number}\t{text}\t{label}\n" for number, (text, label) in enumerate(map(review, range(400))))
+    for name in ("ratings_train.txt", "ratings_test.txt"):
+        extra = "999\t영화 좋다\t1\n" if "test" in name else ""
+        (directory / "nsmc" / name).write_text(f"id\tdocument\tlabel\n{reviews}{extra}", encoding="utf-8")
+    sentences = ["영화 서울 에서 좋다\tO LOC-B O O\n", "부산 에서 배우 이\tLOC-B O O O\n"]
+    (directory / "naver_ner/train.tsv").write_text("".join(sentences * 40), encoding="utf-8")
+    (directory / "naver_ner/dev.tsv").write_text("".join(sentences * 2), encoding="utf-8")
+    (directory / "naver_ner/test.tsv").write_text("".join(sentences * 3), encoding="utf-8")
+    for split, count in (("train", 30), ("dev", 6), ("test", 8)):
+        answer = {"answer_start": 3, "text": "서울"}
+        qas = [{"question": "영화", "answers": [answer]} for _ in range(count)]
+        paragraphs = [{"context": f"영화 서울 에서 {split}", "qas": qas}]
+        data = {"data": [{"title": split, "paragraphs": paragraphs}]}
+        (directory / f"korquad/{split}.json").write_text(json.dumps(data))
+    labels = TASKS["unsmile"].labels
+    flags = ["1" + "\t0" * 9, "0" * 1 + "\t0" * 8 + "\t1"]
+    for name, count in (("unsmile_train_v1.0.tsv", 30), ("unsmile_valid_v1.0.tsv", 9)):
+        rows = "".join(
+            f"{WORDS[number % 15]} {WORDS[number % 7]}\t{flags[number % 2]}\n" for number in range(count * 2)
+        )
+        (directory / "hate_speech/unsmile" / name).write_text(
+            "문장\t" + "\t".join(labels) + "\n" + rows, encoding="utf-8"
+        )
+    for split, count in (("train", 40), ("dev", 10), ("test", 12)):
+        rows = "".join(f"{number % 6}.0\t{WORDS[number % 15]}\t{WORDS[number % 7]}\n" for number in range(count))
+        (directory / f"korsts/sts-{split}.tsv").write_text("score\tsentence1\tsentence2\n" + rows, encoding="utf-8")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run(model_dir, data_dir, tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("run")
+    options = {"num_epochs": 6, "batch_size": 16, "learning_rate": 5e-3}
+    row = finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=output_dir / "nsmc-0", **options)
+    return row, output_dir / "nsmc-0", options
+
+
+def test_a_row_says_what_was_measured_on_what(run):
+    row, output_dir, _ = run
+    assert row.keys() >= KEYS
+    assert row["metrics"]["accuracy"] > 0.95 and not row["collapsed"]
+    assert row["num_examples"]["test"] == 401 and row["num_examples"]["train"] + row["num_examples"]["dev"] == 400
+    assert row["notes"] == ["not the official files: train, test", "dev: 1 in 10 of train, by a hash of the text"]
+    assert read_results(output_dir / "results.jsonl") == [json.loads(json.dumps(row))]
+
+
+def test_the_best_step_is_that_of_dev(run):
+    row, _, _ = run
+    points = row["curve"]
+    assert len(points) == 6 and points[-1]["step"] == row["num_steps"]
+    best = max(points, key=lambda point: point["metrics"]["accuracy"])  # the first of equals
+    assert (row["best_step"], row["dev_metrics"]) == (best["step"], best["metrics"])
+
+
+def test_predictions_are_kept_and_are_the_scores(run):
+    row, output_dir, _ = run
+    lines = [json.loads(line) for line in (output_dir / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 401
+    assert sum(line["prediction"] == line["gold"] for line in lines) / 401 == row["metrics"]["accuracy"]
+
+
+def test_the_model_is_a_plain_repository_with_its_labels(run):
+    _, output_dir, _ = run
+    classify = pipeline("text-classification", str(output_dir))
+    (good,), (bad,) = classify("영화 이 최고", top_k=1), classify("영화 이 최악", top_k=1)
+    assert (good["label"], bad["label"]) == ("1", "0")
+
+
+def test_the_same_run_is_not_done_again_wherever_the_model_lies(run, model_dir, data_dir, tmp_path):
+    row, output_dir, options = run
+    shutil.copytree(model_dir, tmp_path / "copy")
+    again = finetune(
+        tmp_path / "copy",
+        "nsmc",
+        data_dir=data_dir,
+        output_dir=tmp_path / "out",
+        results_file=output_dir / "results.jsonl",
+        **options,
+    )
+    assert again == read_results(output_dir / "results.jsonl")[0]
+    assert len(read_results(output_dir / "results.jsonl")) == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"learning_rate": 1e-3}, {"max_train": 50}])
+def test_another_run_is_another_row(run, model_dir, data_dir, tmp_path, changed):
+    row, _, options = run
+    options = {**options, "num_epochs": 1, "max_train": 60, **changed}
+    finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, **{**options, "seed": 7})
+    finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, **options)
+    assert len({row["key"] for row in read_results(tmp_path / "results.jsonl")}) == 2
+
+
+def test_the_same_seed_gives_the_same_row(model_dir, data_dir, tmp_path):
+    rows = [
+        finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path / name, num_epochs=1, max_train=80, seed=3)
+        for name in ("one", "two")
+    ]
+    assert [row.pop("seconds") for row in rows] and rows[0] == rows[1]
+
+
+def test_a_learning_rate_that_is_too_high_collapses_and_the_row_says_so(model_dir, data_dir, tmp_path):
+    row = finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, num_epochs=1, learning_rate=3.0)
+    assert row["collapsed"]
+    assert row["metrics"]["accuracy"] == pytest.approx(row["majority_share"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "metric"),
+    [
+        ("naver-ner", {"num_epochs": 8, "learning_rate": 1e-2}, "f1"),
+        ("korquad", {"num_epochs": 6, "learning_rate": 1e-2}, "exact_match"),
+        ("unsmile", {"num_epochs": 1}, "lrap"),
+        ("korsts", {"num_epochs": 1}, "spearman"),
+    ],
+)
+def test_every_head_is_trained_and_measured(model_dir, data_dir, tmp_path, task, options, metric):
+    row = finetune(model_dir, task, data_dir=data_dir, output_dir=tmp_path, batch_size=8, **options)
+    assert row["metrics"].keys() >= {metric, TASKS[task].selected_by}
+    if options["num_epochs"] > 1:
+        assert row["metrics"][metric] == 1.0
+
+
+def test_weights_are_those_of_the_model_whatever_the_head(model_dir, data_dir, tmp_path):
+    rows = [
+        finetune(model_dir, task, data_dir=data_dir, output_dir=tmp_path / task, num_epochs=1, max_train=8, max_eval=4)
+        for task in ("nsmc", "korsts")
+    ]
+    assert len({row["weights_sha256"] for row in rows}) == len({row["tokenizer_sha256"] for row in rows}) == 1
+
+
+# results files
+
+
+def test_a_line_that_was_cut_is_no_row_and_is_cut_off(tmp_path):
+    path = tmp_path / "results.jsonl"
+    append_result(path, {"key": "a"})
+    with open(path, "a") as file:
+        file.write('{"key": "b", "met')
+    assert read_results(path) == [{"key": "a"}]
+    append_result(path, {"key": "c"})
+    assert read_results(path) == [{"key": "a"}, {"key": "c"}]
+
+
+def _append(path: Path, name: str) -> None:
+    for number in range(50):
+        append_result(path, {"key": f"{name}{number}", "text": "가" * 5000})
+
+
+def test_processes_append_to_one_file_without_loss(tmp_path):
+    path = tmp_path / "results.jsonl"
+    processes = [get_context("spawn").Process(target=_append, args=(path, name)) for name in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert {row["key"] for row in read_results(path)} == {f"{name}{number}" for name in "ab" for number in range(50)}
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "results.jsonl").write_text('{"key": "a"}\nnonsense\n{"key": "b"}\n')
+    with pytest.raises(InputError, match="results.jsonl, line 2 is no row .*; take the line out"):
+        read_results(tmp_path / "results.jsonl")
+
+
+# errors
+
+
+def test_what_cannot_be_run_is_named_and_leaves_nothing(model_dir, data_dir, tmp_path):
+    given = {"data_dir": data_dir, "output_dir": tmp_path / "out"}
+    for arguments, message in (
+        ((model_dir, "nsmk"), "unknown task 'nsmk'; use one of nsmc, naver-ner"),
+        ((tmp_path / "nowhere", "nsmc"), "cannot load the model .*nowhere.*give a directory such as"),
+        (
+            (model_dir, "paws"),
+            "paws: no translated_train.tsv or train.tsv in .*; download it from .* or name a file with",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            finetune(*arguments, **given)
+    for name in ("num_epochs", "batch_size", "learning_rate", "max_length", "max_train", "max_eval"):
+        with pytest.raises(InputError, match=f"--{name} is 0; give more than 0"):
+            finetune(model_dir, "nsmc", **given, **{name: 0})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_is_not_the_models_is_refused(model_dir, data_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "mixed")
+    save_tokenizer(as_bert_tokenizer([*SPECIAL_TOKENS, *WORDS, "남"]), tmp_path / "mixed")
+    with pytest.raises(InputError, match="the model has 20 tokens, and the tokenizer has 21 tokens"):
+        finetune(tmp_path / "mixed", "nsmc", data_dir=data_dir, output_dir=tmp_path / "out")
+
+
+def test_a_row_longer_than_the_position_table_is_cut(model_dir, data_dir, tmp_path):
+    row = finetune(
+        model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, num_epochs=1, max_train=8, max_length=9999
+    )
+    assert row["settings"]["max_length"] == 9999 and row["metrics"]
+
+
+# the recipe
+
+
+@pytest.fixture
+def run_recipe(tmp_path, monkeypatch, model_dir, data_dir):
+    spec = importlib.util.spec_from_file_location("finetune_recipe", ROOT / "recipes/finetune.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        given = ["--model", str(model_dir), "--data_dir", str(data_dir / "nsmc"), "--num_epochs", "1"]
+        monkeypatch.setattr(sys, "argv", ["finetune.py", *given, *arguments])
+        module.main()
+
+    return run
+
+
+def test_the_recipe_runs_its_seeds_and_prints_mean_and_deviation(run_recipe, tmp_path, capsys):
+    run_recipe("--task", "nsmc", "--seeds", "0", "1", "--max_train", "200", "--learning_rate", "1e-2")
+    printed = capsys.readouterr().out
+    assert "nsmc seed 0: accuracy 0." in printed and "nsmc seed 1: accuracy" in printed
+    assert "± " in printed or "COLLAPSED" in printed
+    assert [row["seed"] for row in read_results(tmp_path / "out/finetune/results.jsonl")] == [0, 1]
+    assert (tmp_path / "out/finetune/nsmc-1/model.safetensors").is_file()
+
+
+def test_collapsed_runs_stay_and_as_many_other_seeds_are_run(run_recipe, tmp_path, capsys):
+    run_recipe(
+        "--task",
+        "nsmc",
+        "--rerun_collapsed",
+        "true",
+        "--max_train",
+        "60",
+        "--learning_rate",
+        "3.0",
+        "--seeds",
+        "0",
+        "4",
+    )
+    rows = read_results(tmp_path / "out/finetune/results.jsonl")
+    assert [(row["seed"], row["collapsed"]) for row in rows] == [(0, True), (4, True), (5, True), (6, True)]
+    printed = capsys.readouterr().out
+    assert printed.count("COLLAPSED: every prediction is the same") == 4 and "±" not in printed
+
+
+@pytest.mark.parametrize("missing", ["model", "task", "data_dir"])
+def test_what_the_recipe_needs_is_named(missing, monkeypatch):
+    spec = importlib.util.spec_from_file_location("finetune_recipe", ROOT / "recipes/finetune.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    given = {"model": "x", "task": "nsmc", "data_dir": "y"}
+    with pytest.raises(InputError, match=f"give --{missing}, such as --{missing} "):
+        module.RunArguments(**{**given, missing: None})
