@@ -12,7 +12,8 @@ import torch
 from transformers import ElectraConfig, ElectraForPreTraining, pipeline
 
 from kcelectra.errors import InputError
-from kcelectra.finetuning.runner import append_result, finetune, read_results
+from kcelectra.finetuning.results import append_result, read_results
+from kcelectra.finetuning.runner import finetune
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.tokenization import save_tokenizer
 from kcelectra.tokenization.loading import as_bert_tokenizer

@@ -1,9 +1,6 @@
 """Fine-tune a model on a task with one seed, choose the best step on dev, and append a row to `results.jsonl`."""
 
-import fcntl
 import hashlib
-import json
-import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +26,7 @@ from transformers import (
 
 from kcelectra.errors import InputError
 from kcelectra.finetuning.metrics import compute, is_collapsed, majority_share
+from kcelectra.finetuning.results import RESULTS_FILE, append_result, hash_row, read_results
 from kcelectra.finetuning.sequence import SequenceHead
 from kcelectra.finetuning.sources import Example, read_splits
 from kcelectra.finetuning.spans import SpansHead
@@ -40,7 +38,7 @@ from kcelectra.tokenization.vocabulary import hash_vocabulary
 
 PROTOCOL = "strict"
 WARMUP = 0.1  # of the steps; without, some seeds never leave the majority class (kcelectra.md 2.2)
-RESULTS_FILE = "results.jsonl"
+PREDICTIONS_FILE = "predictions.jsonl"
 EVAL_BATCH_SIZE = 64
 PACKAGES = ("kcelectra", "torch", "transformers", "tokenizers", "evaluate")
 
@@ -70,7 +68,9 @@ class FinetuningArguments:
 
     num_epochs: float | None = field(default=None, metadata={"help": "Over the training split."})
     batch_size: int | None = field(default=None, metadata={"help": "Rows of a step."})
-    learning_rate: float | None = field(default=None, metadata={"help": "The highest, after a warm-up of 10 %."})
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "The highest, after a warm-up over a tenth of the steps."}
+    )
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a row."})
     max_train: int | None = field(default=None, metadata={"help": "Train on so many examples, the first ones."})
     max_eval: int | None = field(default=None, metadata={"help": "Evaluate on so many examples, the first ones."})
@@ -163,12 +163,29 @@ def finetune(
     if done is not None:
         return done
     start = time.monotonic()
-    watcher = _Watcher(entry, head, dev)
-    training = TrainingArguments(
-        output_dir=str(Path(output_dir, ".trainer")),
-        num_train_epochs=entry.num_epochs,
-        per_device_train_batch_size=entry.batch_size,
-        learning_rate=entry.learning_rate,
+    training = _training_arguments(entry, str(output_dir), seed=seed, disable_tqdm=disable_tqdm)
+    scores, predictions = _train_and_test(entry, head, network, (train, dev, test), training)
+    row |= {
+        **scores,
+        "seconds": round(time.monotonic() - start, 1),
+        "versions": {package: version(package) for package in PACKAGES},
+        "commit": find_commit(),
+    }
+    network.save_pretrained(output_dir)
+    save_tokenizer(head.tokenizer, output_dir)
+    pairs = zip(predictions, head.references(test), strict=True)
+    lines = "".join(f"{to_json({'prediction': prediction, 'gold': gold})}\n" for prediction, gold in pairs)
+    write_atomically(Path(output_dir, PREDICTIONS_FILE), lines)
+    append_result(results, row)
+    return row
+
+
+def _training_arguments(task: Task, output_dir: str, *, seed: int, disable_tqdm: bool) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir,
+        num_train_epochs=task.num_epochs,
+        per_device_train_batch_size=task.batch_size,
+        learning_rate=task.learning_rate,
         warmup_steps=WARMUP,
         lr_scheduler_type="linear",
         optim="adamw_torch",
@@ -180,40 +197,41 @@ def finetune(
         disable_tqdm=disable_tqdm,
         seed=seed,
     )
+
+
+def _train_and_test(
+    task: Task,
+    head: Head,
+    model: PreTrainedModel,
+    splits: tuple[Sequence[Example], Sequence[Example], Sequence[Example]],
+    arguments: TrainingArguments,
+) -> tuple[dict[str, Any], list[Any]]:
+    """Return the scores of the best step and the last, and what the best predicts; the model is then the best."""
+    train, dev, test = splits
+    watcher = _Watcher(task, head, dev)
     trainer = Trainer(
-        model=network,
-        args=training,
+        model=model,
+        args=arguments,
         train_dataset=head.encode(train),
         data_collator=make_collator(head),
         callbacks=[watcher],
     )
     trainer.train()
-    last_metrics, _ = evaluate_on(entry, head, network, test)
-    network.load_state_dict(watcher.best_weights)
-    metrics, predictions = evaluate_on(entry, head, network, test)
-    row |= {
+    last_metrics, _ = evaluate_on(task, head, model, test)
+    model.load_state_dict(watcher.best_weights)
+    metrics, predictions = evaluate_on(task, head, model, test)
+    scores = {
         "metrics": metrics,
         "last_metrics": last_metrics,
         "dev_metrics": watcher.best["metrics"],
         "best_step": watcher.best["step"],
         "num_steps": trainer.state.global_step,
         "curve": watcher.curve,
-        "collapsed": is_collapsed(entry.metric, predictions),
-        "seconds": round(time.monotonic() - start, 1),
-        "versions": {package: version(package) for package in PACKAGES},
-        "commit": find_commit(),
+        "collapsed": is_collapsed(task.metric, predictions),
     }
-    if entry.head == "sequence" and entry.labels is not None and not entry.is_multi_label:
-        row["majority_share"] = majority_share(head.references(test))
-    network.save_pretrained(output_dir)
-    save_tokenizer(head.tokenizer, output_dir)
-    lines = [
-        to_json({"prediction": one, "gold": gold})
-        for one, gold in zip(predictions, head.references(test), strict=True)
-    ]
-    write_atomically(Path(output_dir, "predictions.jsonl"), "".join(f"{line}\n" for line in lines))
-    append_result(results, row)
-    return row
+    if task.head == "sequence" and task.labels is not None and not task.is_multi_label:
+        scores["majority_share"] = majority_share(head.references(test))
+    return scores, predictions
 
 
 def load_head(task: Task, model: str | Path, *, revision: str | None = None) -> tuple[Head, PreTrainedModel]:
@@ -322,51 +340,6 @@ def hash_weights(model: torch.nn.Module) -> str:
         digest.update(f"{name} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def hash_row(row: Mapping[str, Any]) -> str:
-    """Return what tells two runs apart: contents, never names or paths."""
-    names = (
-        "task",
-        "seed",
-        "protocol",
-        "settings",
-        "num_examples",
-        "weights_sha256",
-        "tokenizer_sha256",
-        "data_sha256",
-    )
-    return hashlib.sha256(json.dumps({name: row[name] for name in names}, sort_keys=True).encode()).hexdigest()
-
-
-def append_result(path: Path, row: Mapping[str, Any]) -> None:
-    """Append a row, whole or not at all; several processes may write to one file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)  # what a process that was killed here has left behind that
-        file.write(f"{to_json(row)}\n".encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_results(path: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of a results file, none if it does not exist; a last line that was cut is none.
-
-    Raises:
-        InputError: a line is no row; it is named.
-    """
-    if not Path(path).exists():
-        return []
-    rows = []
-    for number, line in enumerate(Path(path).read_bytes().split(b"\n")[:-1], start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise InputError(f"{path}, line {number} is no row ({error}); take the line out") from error
-    return rows
 
 
 def find_commit() -> str | None:

@@ -1,0 +1,59 @@
+"""Rows of `results.jsonl`: one a run, told apart by what went into it."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kcelectra.errors import InputError
+from kcelectra.manifest import to_json
+
+RESULTS_FILE = "results.jsonl"
+
+
+def hash_row(row: Mapping[str, Any]) -> str:
+    """Return what tells two runs apart: contents, never names or paths."""
+    names = (
+        "task",
+        "seed",
+        "protocol",
+        "settings",
+        "num_examples",
+        "weights_sha256",
+        "tokenizer_sha256",
+        "data_sha256",
+    )
+    return hashlib.sha256(json.dumps({name: row[name] for name in names}, sort_keys=True).encode()).hexdigest()
+
+
+def append_result(path: Path, row: Mapping[str, Any]) -> None:
+    """Append a row, whole or not at all; several processes may write to one file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)  # what a process that was killed here has left behind that
+        file.write(f"{to_json(row)}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_results(path: str | Path) -> list[dict[str, Any]]:
+    """Return the rows of a results file, none if it does not exist; a last line that was cut is none.
+
+    Raises:
+        InputError: a line is no row; it is named.
+    """
+    if not Path(path).exists():
+        return []
+    rows = []
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise InputError(f"{path}, line {number} is no row ({error}); take the line out") from error
+    return rows
