@@ -216,6 +216,16 @@ def test_every_command_of_the_readme_is_one_that_runs(command):
         assert words[:2] in (["pip", "install"], ["git", "clone"], ["cd", "kcelectra"])
 
 
+def test_no_command_of_the_readme_writes_where_the_demo_has_written():
+    written = {
+        words[words.index("--output_dir") + 1]
+        for words in map(shlex.split, readme_commands())
+        if "--output_dir" in words
+    }
+    assert len(written) >= 4
+    assert not written & {"out/sample", "out/corpus", "out/tokenizer", "out/smoke"}
+
+
 def test_every_python_block_of_the_readme_runs_after_the_demo(first_run, tmp_path):
     directory, _ = first_run
     assert len(blocks("python")) >= 3

@@ -261,7 +261,7 @@ def test_what_cannot_be_run_is_named_and_leaves_nothing(model_dir, data_dir, tmp
 def test_a_tokenizer_that_is_not_the_models_is_refused(model_dir, data_dir, tmp_path):
     shutil.copytree(model_dir, tmp_path / "mixed")
     save_tokenizer(as_bert_tokenizer([*SPECIAL_TOKENS, *WORDS, "남"]), tmp_path / "mixed")
-    with pytest.raises(InputError, match="the model has 20 tokens, and the tokenizer has 21 tokens"):
+    with pytest.raises(InputError, match="^the model has 20 tokens, and the tokenizer has 21 tokens"):
         finetune(tmp_path / "mixed", "nsmc", data_dir=data_dir, output_dir=tmp_path / "out")
 
 

@@ -217,9 +217,11 @@ def _train_and_test(
         callbacks=[watcher],
     )
     trainer.train()
-    last_metrics, _ = evaluate_on(task, head, model, test)
-    model.load_state_dict(watcher.best_weights)
-    metrics, predictions = evaluate_on(task, head, model, test)
+    features = head.encode(test)
+    metrics, predictions = last_metrics, _ = evaluate_on(task, head, model, test, features)
+    if watcher.best["step"] < trainer.state.global_step:
+        model.load_state_dict(watcher.best_weights)
+        metrics, predictions = evaluate_on(task, head, model, test, features)
     scores = {
         "metrics": metrics,
         "last_metrics": last_metrics,
@@ -252,6 +254,8 @@ def load_head(task: Task, model: str | Path, *, revision: str | None = None) -> 
         if isinstance(head, SequenceHead):
             config.problem_type = head.problem_type
         return head, head.auto_class.from_pretrained(str(model), revision=revision, config=config)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot load the model {model}: {error}; give a directory such as out/smoke/export/discriminator, or an "
@@ -276,10 +280,9 @@ def make_collator(head: Head) -> DataCollatorWithPadding | DataCollatorForTokenC
 
 
 def evaluate_on(
-    task: Task, head: Head, model: PreTrainedModel, examples: Sequence[Example]
+    task: Task, head: Head, model: PreTrainedModel, examples: Sequence[Example], features: Sequence[dict[str, Any]]
 ) -> tuple[dict[str, float], list[Any]]:
-    """Return the metrics of a model on examples, shares from 0 to 1, and its predictions."""
-    features = head.encode(examples)
+    """Return the metrics of a model on examples, and its predictions; `features` are what the head made of them."""
     logits = predict(model, features, head.tokenizer)
     predictions = head.decode(examples, features, logits)
     return compute(task.metric, predictions, head.references(examples)), predictions
@@ -316,6 +319,7 @@ class _Watcher(TrainerCallback):
 
     def __init__(self, task: Task, head: Head, dev: Sequence[Example]) -> None:
         self.task, self.head, self.dev = task, head, dev
+        self.features = head.encode(dev)
         self.curve: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.best_weights: dict[str, torch.Tensor] = {}
@@ -324,7 +328,7 @@ class _Watcher(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Evaluate; of equals the first is kept."""
-        metrics, _ = evaluate_on(self.task, self.head, model, self.dev)
+        metrics, _ = evaluate_on(self.task, self.head, model, self.dev, self.features)
         point = {"step": state.global_step, "metrics": metrics}
         self.curve.append(point)
         chosen = self.task.selected_by
