@@ -13,7 +13,8 @@ from transformers import ElectraConfig, ElectraForPreTraining, pipeline
 
 from kcelectra.errors import InputError
 from kcelectra.finetuning.results import append_result, read_results
-from kcelectra.finetuning.runner import finetune
+from kcelectra.finetuning.runner import evaluate_on, finetune, load_head
+from kcelectra.finetuning.sources import read_examples
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.tokenization import save_tokenizer
 from kcelectra.tokenization.loading import as_bert_tokenizer
@@ -125,6 +126,19 @@ def test_the_best_step_is_that_of_dev(run):
     assert len(points) == 6 and points[-1]["step"] == row["num_steps"]
     best = max(points, key=lambda point: point["metrics"]["accuracy"])  # the first of equals
     assert (row["best_step"], row["dev_metrics"]) == (best["step"], best["metrics"])
+
+
+def test_the_model_that_is_kept_and_reported_is_the_best_and_not_the_last(model_dir, data_dir, tmp_path):
+    """Dev has its labels the other way round, so that it is best before anything is learnt."""
+    rows = "".join(f"{number}\t{text}\t{1 - label}\n" for number, (text, label) in enumerate(map(review, range(90))))
+    (tmp_path / "dev.txt").write_text(f"id\tdocument\tlabel\n{rows}", encoding="utf-8")
+    options = {"num_epochs": 16, "batch_size": 64, "learning_rate": 3e-3, "dev_file": str(tmp_path / "dev.txt")}
+    row = finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path / "out", **options)
+    assert row["best_step"] < row["num_steps"]
+    assert row["metrics"]["accuracy"] < 0.9 < row["last_metrics"]["accuracy"]
+    head, model = load_head(TASKS["nsmc"], tmp_path / "out")
+    test = list(read_examples(TASKS["nsmc"], data_dir / "nsmc/ratings_test.txt"))
+    assert evaluate_on(TASKS["nsmc"], head, model, test, head.encode(test))[0] == row["metrics"]
 
 
 def test_predictions_are_kept_and_are_the_scores(run):
