@@ -58,7 +58,9 @@ class Splits(NamedTuple):
     notes: list[str]
 
 
-def read_splits(task: Task, data_dir: str | Path, *, files: Mapping[str, str | Path] | None = None) -> Splits:
+def read_splits(
+    task: Task, data_dir: str | Path, *, files: Mapping[str, str | Path] | None = None, carves: bool = True
+) -> Splits:
     """Return the splits of a task; where there is no dev split, one is carved from train.
 
     The carving looks at a hash of the text alone, so that it is the same everywhere and equal texts stay together; of
@@ -69,6 +71,7 @@ def read_splits(task: Task, data_dir: str | Path, *, files: Mapping[str, str | P
         data_dir: the directory of all tasks, or that of this one. Its official files are used, or, where the training
             split is not there, those in its `resplit/`.
         files: by split, a file to read in place of the one found.
+        carves: where there is no dev split; else it is empty.
 
     Raises:
         InputError: a file is not there or cannot be read, or a row of it is not what it should be.
@@ -88,19 +91,32 @@ def read_splits(task: Task, data_dir: str | Path, *, files: Mapping[str, str | P
         del paths["dev"], hashes["dev"]
     train, test = (list(read_examples(task, paths[split])) for split in ("train", "test"))
     dev = list(read_examples(task, paths["dev"])) if "dev" in paths else []
-    notes = []
-    unofficial = [split for split in hashes if hashes[split] not in task.sha256.values()]
-    if unofficial:
-        notes.append(f"not the official files: {', '.join(unofficial)}")
-    if "dev" not in paths:
-        train, dev = _carve(train)
+    notes = list(_note_files(task, paths, hashes))
+    if "dev" not in paths and carves:
+        train, dev = carve(train)
         notes.append(
             f"dev: 1 in {DEV_SHARE} of train, by a hash of the {'article' if task.head == 'spans' else 'text'}"
         )
     for split, examples in (("train", train), ("dev", dev), ("test", test)):
-        if not examples:
+        if not examples and (split != "dev" or carves):
             raise InputError(f"{task.name}: the {split} split is empty; look at {paths.get(split, paths['train'])}")
     return Splits(train, dev, test, hashes, notes)
+
+
+def _note_files(task: Task, paths: Mapping[str, Path], hashes: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is to be said of files that are not, or may not be, the official ones of their split."""
+    official = {split: next(iter(task.files[split]), "") for split in paths}
+    others: list[str] = []
+    unknown: list[str] = []
+    for split, path in paths.items():
+        if hashes[split] == task.sha256.get(official[split]):
+            continue
+        may_be = path.name == official[split] and path.name not in task.sha256 and path.parent.name != RESPLIT
+        (unknown if may_be else others).append(split)
+    if others:
+        yield f"not the official files: {', '.join(others)}"
+    if unknown:
+        yield f"by the name of official files, whose sha256 is not known: {', '.join(unknown)}"
 
 
 def find_split_files(task: Task, data_dir: str | Path) -> dict[str, Path]:
@@ -158,6 +174,24 @@ def read_spans(task: Task, data_dir: str | Path) -> list[Span]:
         InputError: the file cannot be read or has another format, or an answer is not where the file says.
     """
     return _read_squad(Path(data_dir, task.test_file))
+
+
+def carve(examples: list[Example], *, salt: bytes = b"") -> tuple[list[Example], list[Example]]:
+    """Return the examples that stay, and those that become another split: one in `DEV_SHARE`, by a hash of the text.
+
+    Args:
+        examples: of one split, whose order is kept.
+        salt: at most 16 bytes; another one chooses other examples.
+    """
+    parts: tuple[list[Example], list[Example]] = ([], [])
+    for example in examples:
+        if isinstance(example, Span):
+            key = example.article or example.context
+        else:
+            key = "\t".join(example.texts if isinstance(example, LabelledTexts) else example.words)
+        digest = hashlib.blake2b(key.encode(), digest_size=8, salt=salt).digest()
+        parts[int.from_bytes(digest) % DEV_SHARE == 0].append(example)
+    return parts
 
 
 def _read_table(path: Path, columns: tuple[str | int, ...]) -> Iterator[tuple[int, list[str]]]:
@@ -224,19 +258,6 @@ def _read_squad(path: Path) -> list[Span]:
         if not span.context.startswith(span.answer, span.start):
             raise InputError(f"{path}, question {number}: {span.answer!r} is not at {span.start} of its text")
     return spans
-
-
-def _carve(examples: list[Example]) -> tuple[list[Example], list[Example]]:
-    """Return what stays in train, and a dev split."""
-    parts: tuple[list[Example], list[Example]] = ([], [])
-    for example in examples:
-        if isinstance(example, Span):
-            key = example.article or example.context
-        else:
-            key = "\t".join(example.texts if isinstance(example, LabelledTexts) else example.words)
-        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-        parts[int.from_bytes(digest) % DEV_SHARE == 0].append(example)
-    return parts
 
 
 def _hash(path: Path) -> str:
