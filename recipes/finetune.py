@@ -1,21 +1,23 @@
 """Fine-tune a model on a task, with several seeds, and append a row for each to a results file.
 
-    python recipes/finetune.py --model out/smoke/export/discriminator --task nsmc --data_dir data --seeds 0 1 2 3 4
+    python recipes/finetune.py --model out/smoke/export/discriminator --task nsmc --data_dir data
+    python recipes/finetune.py --model out/smoke/export/discriminator --data reviews.csv --text review --label stars
 
-The best step is chosen on dev, test is reported. A row that is there already is not trained again.
+The second line is a task of one's own: a .csv, .tsv, .jsonl or .parquet file, or a data set of the Hub. The best step
+is chosen on dev, test is reported. A row that is there already is not trained again.
 """
 
-import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
-
-from transformers.utils.logging import set_verbosity_error
 
 from kcelectra.arguments import parse_args, run_recipe
 from kcelectra.errors import InputError
-from kcelectra.finetuning.runner import FinetuningArguments, finetune
+from kcelectra.finetuning.own_data import read_own_data
+from kcelectra.finetuning.protocols import PROTOCOLS, find_protocol
+from kcelectra.finetuning.results import RESULTS_FILE
+from kcelectra.finetuning.runner import FinetuningArguments
+from kcelectra.finetuning.sweep import Sweep, log_rows, parse_model, plan_jobs, run_sweep
 from kcelectra.finetuning.tasks import TASKS
 
 
@@ -23,66 +25,76 @@ from kcelectra.finetuning.tasks import TASKS
 class RunArguments:
     """What is trained, on what, and where the results go."""
 
-    model: str | None = field(default=None, metadata={"help": "Directory, or id of a repository on the Hub."})
+    model: str | None = field(default=None, metadata={"help": "Directory, or OWNER/NAME@REVISION of the Hub."})
     task: str | None = field(default=None, metadata={"help": f"One of {', '.join(TASKS)}."})
     data_dir: str | None = field(default=None, metadata={"help": "Directory of all tasks, or of this one."})
-    output_dir: str = field(default="out/finetune", metadata={"help": "Gets a model for each task and seed."})
-    results_file: str = field(default="out/finetune/results.jsonl", metadata={"help": "That rows are appended to."})
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "A run each; five for a score to report."})
-    revision: str | None = field(default=None, metadata={"help": "Of a model on the Hub."})
+    data: str | None = field(default=None, metadata={"help": "File or data set of one's own, in place of --task."})
+    text: list[str] = field(default_factory=list, metadata={"help": "Its column of texts, or two."})
+    label: list[str] = field(
+        default_factory=list, metadata={"help": "Its column of labels or numbers, or several of 0 and 1."}
+    )
+    labels: list[str] = field(
+        default_factory=list, metadata={"help": "All labels there are; those of the training split if not given."}
+    )
+    name: str | None = field(default=None, metadata={"help": "Of your own task; that of its data if not given."})
+    data_revision: str | None = field(default=None, metadata={"help": "Of a data set on the Hub."})
+    output_dir: str = field(default="out/finetune", metadata={"help": "Gets results.jsonl, and a model for each run."})
+    protocol: str = field(default="strict", metadata={"help": f"One of {', '.join(PROTOCOLS)}."})
+    seeds: list[int] = field(
+        default_factory=list, metadata={"help": "The protocol's if none are given; five if strict."}
+    )
     step: int | None = field(default=None, metadata={"help": "Of pretraining, for the row."})
     rerun_collapsed: bool = field(
         default=False, metadata={"help": "Run another seed, once, for each that collapsed; its row stays."}
     )
 
     def __post_init__(self) -> None:
-        examples = {"model": "out/smoke/export/discriminator", "task": "nsmc", "data_dir": "data"}
-        for name, example in examples.items():
-            if getattr(self, name) is None:
-                raise InputError(f"give --{name}, such as --{name} {example}")
+        if self.model is None:
+            raise InputError("give --model, such as --model out/smoke/export/discriminator")
+        if (self.task is None) == (self.data is None):
+            raise InputError("give --task nsmc, or --data reviews.csv --text review --label stars for your own")
+        if self.task is not None and self.data_dir is None:
+            raise InputError("give --data_dir, such as --data_dir data")
+        if self.data is not None and not (self.text and self.label):
+            raise InputError("give the columns of --data, such as --text review --label stars")
 
 
 def main() -> None:
     """Run the seeds, and print their scores."""
-    logging.basicConfig(format="%(levelname)s %(message)s")
-    set_verbosity_error()  # that the new head is not in the checkpoint is no news
+    log_rows()
     arguments, options = parse_args(RunArguments, FinetuningArguments)
-    rows: list[dict[str, Any]] = []
-    seeds, num_reruns = list(arguments.seeds), 0
-    while seeds:
-        seed = seeds.pop(0)
-        row = finetune(
-            str(arguments.model),
-            str(arguments.task),
-            data_dir=str(arguments.data_dir),
-            output_dir=Path(arguments.output_dir, f"{arguments.task}-{seed}"),
-            seed=seed,
-            revision=arguments.revision,
-            step=arguments.step,
-            results_file=arguments.results_file,
-            disable_tqdm=False,
-            **asdict(options),
+    own = {}
+    if arguments.data is not None:
+        if options.train_file is not None:
+            raise InputError("--train_file is for a --task; the training split of your own is --data")
+        data = read_own_data(
+            arguments.data,
+            text=arguments.text,
+            label=arguments.label,
+            labels=arguments.labels or None,
+            dev=options.dev_file,
+            test=options.test_file,
+            revision=arguments.data_revision,
+            name=arguments.name,
         )
-        rows.append(row)
-        print(describe_row(row))
-        if row["collapsed"] and arguments.rerun_collapsed and num_reruns < len(arguments.seeds):
-            num_reruns += 1
-            seeds.append(max(arguments.seeds) + num_reruns)
-    chosen = TASKS[str(arguments.task)].selected_by
+        own[data.task.name] = data
+    task = arguments.task or next(iter(own))
+    sweep = Sweep(
+        output_dir=arguments.output_dir,
+        data_dir=arguments.data_dir,
+        own=own,
+        protocol=arguments.protocol,
+        options={name: value for name, value in asdict(options).items() if value is not None},
+    )
+    seeds = arguments.seeds or find_protocol(arguments.protocol).seeds
+    model = parse_model(str(arguments.model), step=arguments.step)
+    rows = run_sweep(sweep, plan_jobs([model], [task], seeds, reruns_collapsed=arguments.rerun_collapsed))
+    chosen = rows[0]["selected_by"]
     scores = [row["metrics"][chosen] for row in rows if not row["collapsed"]]
     if len(scores) > 1:
-        print(f"{arguments.task} {chosen}: {mean(scores):.4f} ± {stdev(scores):.4f} ({len(scores)} seeds)")
-    print(f"rows: {arguments.results_file}")
-
-
-def describe_row(row: dict[str, Any]) -> str:
-    """Return a line: the scores, where they were chosen, and what is wrong with them."""
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in row["metrics"].items())
-    warning = "  COLLAPSED: every prediction is the same" if row["collapsed"] else ""
-    notes = f"  ({'; '.join(row['notes'])})" if row["notes"] else ""
-    return (
-        f"{row['task']} seed {row['seed']}: {scores} at step {row['best_step']} of {row['num_steps']}{warning}{notes}"
-    )
+        print(f"{task} {chosen}: {mean(scores):.4f} ± {stdev(scores):.4f} ({len(scores)} seeds)")
+    results = Path(arguments.output_dir, RESULTS_FILE)
+    print(f"rows: {results}; tables and plots: python recipes/report.py --results {results}")
 
 
 if __name__ == "__main__":

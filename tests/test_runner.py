@@ -4,18 +4,22 @@ import importlib.util
 import json
 import shutil
 import sys
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import ElectraConfig, ElectraForPreTraining, pipeline
 
 from kcelectra.errors import InputError
+from kcelectra.finetuning.protocols import PROTOCOLS
 from kcelectra.finetuning.results import append_result, read_results
-from kcelectra.finetuning.runner import evaluate_on, finetune, load_head
+from kcelectra.finetuning.runner import finetune, load_head
 from kcelectra.finetuning.sources import read_examples
 from kcelectra.finetuning.tasks import TASKS
+from kcelectra.finetuning.training import EvaluationSplit, group_by_layer
 from kcelectra.tokenization import save_tokenizer
 from kcelectra.tokenization.loading import as_bert_tokenizer
 from kcelectra.tokenization.vocabulary import SPECIAL_TOKENS
@@ -138,7 +142,7 @@ def test_the_model_that_is_kept_and_reported_is_the_best_and_not_the_last(model_
     assert row["metrics"]["accuracy"] < 0.9 < row["last_metrics"]["accuracy"]
     head, model = load_head(TASKS["nsmc"], tmp_path / "out")
     test = list(read_examples(TASKS["nsmc"], data_dir / "nsmc/ratings_test.txt"))
-    assert evaluate_on(TASKS["nsmc"], head, model, test, head.encode(test))[0] == row["metrics"]
+    assert EvaluationSplit(TASKS["nsmc"], head, test).evaluate(model)[0] == row["metrics"]
 
 
 def test_predictions_are_kept_and_are_the_scores(run):
@@ -174,9 +178,11 @@ def test_the_same_run_is_not_done_again_wherever_the_model_lies(run, model_dir, 
 def test_another_run_is_another_row(run, model_dir, data_dir, tmp_path, changed):
     row, _, options = run
     options = {**options, "num_epochs": 1, "max_train": 60, **changed}
-    finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, **{**options, "seed": 7})
-    finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, **options)
-    assert len({row["key"] for row in read_results(tmp_path / "results.jsonl")}) == 2
+    given = {"data_dir": data_dir, "output_dir": tmp_path / "{key}", "results_file": tmp_path / "results.jsonl"}
+    finetune(model_dir, "nsmc", **given, **{**options, "seed": 7})
+    finetune(model_dir, "nsmc", **given, **options)
+    rows = read_results(tmp_path / "results.jsonl")
+    assert len({row["key"] for row in rows}) == 2 and all((tmp_path / row["predictions"]).exists() for row in rows)
 
 
 def test_the_same_seed_gives_the_same_row(model_dir, data_dir, tmp_path):
@@ -185,6 +191,14 @@ def test_the_same_seed_gives_the_same_row(model_dir, data_dir, tmp_path):
         for name in ("one", "two")
     ]
     assert [row.pop("seconds") for row in rows] and rows[0] == rows[1]
+
+
+def test_a_directory_that_holds_another_run_is_refused(run, model_dir, data_dir):
+    _, output_dir, options = run
+    before = (output_dir / "predictions.jsonl").read_bytes()
+    with pytest.raises(InputError, match="nsmc-0 holds another run of .*results.jsonl; give another output_dir"):
+        finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=output_dir, seed=9, **options)
+    assert (output_dir / "predictions.jsonl").read_bytes() == before
 
 
 def test_a_learning_rate_that_is_too_high_collapses_and_the_row_says_so(model_dir, data_dir, tmp_path):
@@ -286,6 +300,84 @@ def test_a_row_longer_than_the_position_table_is_cut(model_dir, data_dir, tmp_pa
     assert row["settings"]["max_length"] == 9999 and row["metrics"]
 
 
+# protocols, cleaning, layers
+
+
+def test_the_originals_protocol_chooses_on_test_and_says_so(model_dir, data_dir, tmp_path):
+    options = {"num_epochs": 12, "batch_size": 16, "learning_rate": 3e-3}
+    row = finetune(
+        model_dir, "korsts", data_dir=data_dir, output_dir=tmp_path, protocol="kcbert-finetune", seed=42, **options
+    )
+    assert (row["protocol"], row["selected_on"]) == ("kcbert-finetune", "test")
+    assert row["num_examples"] == {"train": 40, "dev": 10, "test": 12} and row["num_steps"] == 36
+    (point,) = row["curve"]  # 100 updates never come, so that the end is looked at
+    assert point.keys() == {"step", "metrics", "dev_metrics"} and point["step"] == row["best_step"] == 36
+    assert row["metrics"] == point["metrics"] == row["last_metrics"] and row["dev_metrics"] == point["dev_metrics"]
+    assert row["settings"]["warmup"] == 0 and row["settings"]["eval_steps"] == 100
+
+
+def test_the_originals_protocol_takes_the_best_of_test_on_its_way(model_dir, data_dir, tmp_path):
+    options = {"num_epochs": 40, "learning_rate": 3e-3, "batch_size": 8, "seed": 42, "protocol": "koelectra-v3"}
+    row = finetune(model_dir, "korsts", data_dir=data_dir, output_dir=tmp_path, **options)
+    assert [point["step"] for point in row["curve"]] == [100, 200]
+    assert row["metrics"]["spearman"] == max(point["metrics"]["spearman"] for point in row["curve"])
+
+
+def test_without_a_dev_file_the_original_has_no_dev_split_and_trains_on_all(model_dir, data_dir, tmp_path):
+    options = {"num_epochs": 0.2, "protocol": "kcbert-finetune", "max_eval": 9}
+    row = finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, **options)
+    assert row["num_examples"] == {"train": 400, "dev": 0, "test": 9} and row["dev_metrics"] is None
+
+
+@pytest.mark.parametrize("task", ["naver-ner", "korquad"])
+def test_every_head_runs_as_the_original_does(model_dir, data_dir, tmp_path, task):
+    options = {"num_epochs": 8, "learning_rate": 1e-2, "batch_size": 8, "protocol": "kcbert-finetune"}
+    row = finetune(model_dir, task, data_dir=data_dir, output_dir=tmp_path, **options)
+    assert row["metrics"]["f1"] == 1.0
+
+
+def test_cleaning_comes_before_the_tokenizer(model_dir, data_dir, tmp_path):
+    (tmp_path / "nsmc").mkdir()
+    for name in ("ratings_train.txt", "ratings_test.txt"):
+        text = (data_dir / "nsmc" / name).read_text(encoding="utf-8")
+        (tmp_path / "nsmc" / name).write_text(text.replace(" ", "   ").replace("최고", "최고👍"), encoding="utf-8")
+    given = {"data_dir": tmp_path, "results_file": tmp_path / "results.jsonl", "num_epochs": 1, "batch_size": 16}
+    cleaned = finetune(model_dir, "nsmc", output_dir=tmp_path / "cleaned", rules="v2022", **given)
+    raw = finetune(model_dir, "nsmc", output_dir=tmp_path / "raw", **given)
+    assert cleaned["settings"]["rules"] == "v2022" and cleaned["key"] != raw["key"]
+    lines = (tmp_path / "cleaned/predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines[:400]] == [[review(number)[0]] for number in range(400)]
+    for task in ("naver-ner", "korquad"):
+        with pytest.raises(InputError, match=f"--rules changes words .* which {task} is about; leave it out"):
+            finetune(model_dir, task, data_dir=data_dir, output_dir=tmp_path / "x", rules="v2022")
+    with pytest.raises(InputError, match="v2023"):
+        finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path / "x", rules="v2023")
+
+
+@pytest.mark.parametrize("task", ["nsmc", "naver-ner", "korquad"])
+def test_layers_learn_the_slower_the_deeper_they_are(model_dir, task):
+    _, model = load_head(TASKS[task], model_dir)
+    settings = replace(PROTOCOLS["strict"].settle(TASKS[task]), learning_rate=1.0, layer_decay=0.5)
+    groups = group_by_layer(model, settings)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    expected = {"electra.embeddings": 0.25, "electra.encoder.layer.0": 0.5}
+    for name, parameter in model.named_parameters():
+        (rate,) = [rate for start, rate in expected.items() if name.startswith(start)] or [1.0]
+        assert rates.pop(id(parameter)) == rate, name
+    assert not rates
+
+
+def test_with_layer_decay_deep_layers_move_less(model_dir, data_dir, tmp_path):
+    moved = {}
+    for decay in (1.0, 0.01):
+        options = {"num_epochs": 1, "learning_rate": 1e-3, "layer_decay": decay}
+        finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path / str(decay), **options)
+        after = load_file(tmp_path / str(decay) / "model.safetensors")
+        name = "electra.embeddings.word_embeddings.weight"
+        moved[decay] = (after[name] - load_file(model_dir / "model.safetensors")[name]).abs().max().item()
+    assert 0 < moved[0.01] < moved[1.0] / 100
+
+
 # the recipe
 
 
@@ -295,28 +387,29 @@ def run_recipe(tmp_path, monkeypatch, model_dir, data_dir):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    def run(*arguments: str) -> None:
+    def run(*arguments: str, task: str | None = "nsmc") -> None:
         monkeypatch.chdir(tmp_path)
-        given = ["--model", str(model_dir), "--data_dir", str(data_dir / "nsmc"), "--num_epochs", "1"]
+        given = ["--model", str(model_dir), "--num_epochs", "1"]
+        given += ["--task", task, "--data_dir", str(data_dir / task)] if task else []
         monkeypatch.setattr(sys, "argv", ["finetune.py", *given, *arguments])
         module.main()
 
     return run
 
 
-def test_the_recipe_runs_its_seeds_and_prints_mean_and_deviation(run_recipe, tmp_path, capsys):
-    run_recipe("--task", "nsmc", "--seeds", "0", "1", "--max_train", "200", "--learning_rate", "1e-2")
-    printed = capsys.readouterr().out
-    assert "nsmc seed 0: accuracy 0." in printed and "nsmc seed 1: accuracy" in printed
+def test_the_recipe_runs_its_seeds_and_prints_mean_and_deviation(run_recipe, tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
+    run_recipe("--seeds", "0", "1", "--max_train", "200", "--learning_rate", "1e-2")
+    printed = caplog.text + capsys.readouterr().out
+    assert "nsmc, seed 0: accuracy 0." in printed and "nsmc, seed 1: accuracy" in printed
     assert "± " in printed or "COLLAPSED" in printed
     assert [row["seed"] for row in read_results(tmp_path / "out/finetune/results.jsonl")] == [0, 1]
-    assert (tmp_path / "out/finetune/nsmc-1/model.safetensors").is_file()
+    assert len(list((tmp_path / "out/finetune/tiny").glob("nsmc-1-*/model.safetensors"))) == 1
 
 
-def test_collapsed_runs_stay_and_as_many_other_seeds_are_run(run_recipe, tmp_path, capsys):
+def test_collapsed_runs_stay_and_as_many_other_seeds_are_run(run_recipe, tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
     run_recipe(
-        "--task",
-        "nsmc",
         "--rerun_collapsed",
         "true",
         "--max_train",
@@ -328,16 +421,36 @@ def test_collapsed_runs_stay_and_as_many_other_seeds_are_run(run_recipe, tmp_pat
         "4",
     )
     rows = read_results(tmp_path / "out/finetune/results.jsonl")
-    assert [(row["seed"], row["collapsed"]) for row in rows] == [(0, True), (4, True), (5, True), (6, True)]
-    printed = capsys.readouterr().out
+    assert [(row["seed"], row["collapsed"]) for row in rows] == [(0, True), (5, True), (4, True), (6, True)]
+    printed = caplog.text + capsys.readouterr().out
     assert printed.count("COLLAPSED: every prediction is the same") == 4 and "±" not in printed
 
 
-@pytest.mark.parametrize("missing", ["model", "task", "data_dir"])
-def test_what_the_recipe_needs_is_named(missing, monkeypatch):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": None}, "give --model, such as --model out/smoke/export/discriminator"),
+        ({"task": None}, "give --task nsmc, or --data reviews.csv --text review --label stars for your own"),
+        ({"data": "reviews.csv"}, "give --task nsmc, or --data reviews.csv"),
+        ({"data_dir": None}, "give --data_dir, such as --data_dir data"),
+        ({"task": None, "data": "reviews.csv", "text": ["a"]}, "give the columns of --data, such as --text review"),
+    ],
+)
+def test_what_the_recipe_needs_is_named(given, message):
     spec = importlib.util.spec_from_file_location("finetune_recipe", ROOT / "recipes/finetune.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    given = {"model": "x", "task": "nsmc", "data_dir": "y"}
-    with pytest.raises(InputError, match=f"give --{missing}, such as --{missing} "):
-        module.RunArguments(**{**given, missing: None})
+    with pytest.raises(InputError, match=message):
+        module.RunArguments(**{"model": "x", "task": "nsmc", "data_dir": "y", **given})
+
+
+def test_a_task_of_ones_own_needs_no_code(run_recipe, tmp_path, capsys):
+    lines = "".join(f'"{text}",{("bad", "good")[label]}\n' for text, label in map(review, range(300)))
+    (tmp_path / "reviews.csv").write_text(f"review,stars\n{lines}", encoding="utf-8")
+    own = ["--data", "reviews.csv", "--text", "review", "--label", "stars", "--seeds", "1", "2"]
+    run_recipe(*own, "--num_epochs", "12", "--learning_rate", "5e-3", task=None)
+    first, second = read_results(tmp_path / "out/finetune/results.jsonl")
+    assert first["task"] == "reviews" and first["labels"] == ["bad", "good"] and first["metrics"]["macro_f1"] > 0.95
+    assert (first["seed"], second["seed"]) == (1, 2) and "reviews macro_f1: " in capsys.readouterr().out
+    classify = pipeline("text-classification", str((tmp_path / "out/finetune" / first["predictions"]).parent))
+    assert [row["label"] for row in classify(["영화 이 최고", "영화 이 최악"])] == ["good", "bad"]

@@ -1,15 +1,13 @@
 """Metrics of the tasks: every score a share from 0 to 1, never percent; correlations from -1 to 1."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import evaluate
 import numpy as np
 from datasets import Features, List, Value
-from scipy.stats import pearsonr, spearmanr
-from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
-from sklearn.metrics import label_ranking_average_precision_score
+from seqeval.metrics.sequence_labeling import get_entities
 
 from kcelectra.errors import InputError
 from kcelectra.finetuning.answers import normalize_answer
@@ -18,8 +16,9 @@ from kcelectra.finetuning.answers import normalize_answer
 class TaskMetric(evaluate.Metric):
     """What the metrics share: they live in the package, where `evaluate.load` would ask the Hub.
 
-    A metric of one process keeps its rows in memory and touches no file, so that a read-only home will do and
-    processes cannot collide. With `num_process` above 1, `evaluate` gathers over files below its `cache_dir`.
+    A metric measures each row, then scores sums over rows: a bootstrap measures once and sums thousands of times. One
+    of a single process keeps its rows in memory and touches no file, so that a read-only home will do and processes
+    cannot collide. With `num_process` above 1, `evaluate` gathers over files below its `cache_dir`.
     """
 
     prediction: Any
@@ -37,6 +36,30 @@ class TaskMetric(evaluate.Metric):
         features = Features(predictions=self.prediction, references=self.reference)
         return evaluate.MetricInfo(description=self.__doc__, citation="", features=features)
 
+    def _compute(self, predictions: list[Any], references: list[Any]) -> dict[str, float]:
+        once = np.ones((1, len(references)), dtype=np.int64)
+        scores = self.score(self.measure(predictions, references), once)
+        return {name: score.item() for name, score in scores.items()}
+
+    @staticmethod
+    def measure(predictions: Sequence[Any], references: Sequence[Any]) -> np.ndarray:
+        """Return (rows, numbers), all that the scores depend on."""
+        raise NotImplementedError
+
+    @classmethod
+    def score(cls, measured: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Return (resamples,) of each score.
+
+        Args:
+            measured: (rows, numbers), of `measure`.
+            weights: (resamples, rows), how often each row counts, 0 or more.
+        """
+        return cls._score_sums(weights @ measured)
+
+    @staticmethod
+    def _score_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
     @staticmethod
     def is_constant(predictions: Sequence[Any]) -> bool:
         """Tell whether all predictions are one class."""
@@ -48,9 +71,16 @@ class Accuracy(TaskMetric):
 
     prediction = reference = Value("float64")  # as an int64, 1.7 would be a 1 without a word
 
-    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
+    @staticmethod
+    def measure(predictions: Sequence[float], references: Sequence[float]) -> np.ndarray:
+        """Return (rows, 2): right or not, and 1."""
         _require_ids([*predictions, *references])
-        return {"accuracy": float(np.equal(predictions, references).mean())}
+        return np.column_stack([np.equal(predictions, references), np.ones(len(references), dtype=np.int64)])
+
+    @staticmethod
+    def _score_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
+        num_right, num_rows = sums.T
+        return {"accuracy": num_right / num_rows}
 
 
 class MacroF1(TaskMetric):
@@ -58,13 +88,21 @@ class MacroF1(TaskMetric):
 
     prediction = reference = Value("float64")
 
-    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
+    @staticmethod
+    def measure(predictions: Sequence[float], references: Sequence[float]) -> np.ndarray:
+        """Return (rows, 3 * classes): both predicted and gold, predicted, gold."""
         _require_ids([*predictions, *references])
         classes = np.union1d(predictions, references)
         predicted, gold = (np.asarray(ids)[:, None] == classes for ids in (predictions, references))
+        return np.hstack([predicted & gold, predicted, gold])
+
+    @staticmethod
+    def _score_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
+        both, predicted, gold = np.split(sums, 3, axis=1)  # (resamples, classes)
+        num_classes = (predicted + gold > 0).sum(axis=1)
         return {
-            "macro_f1": float(_f1_per_label(predicted, gold).mean()),
-            "accuracy": float(np.equal(predictions, references).mean()),
+            "macro_f1": _f1(both, predicted, gold).sum(axis=1) / num_classes,
+            "accuracy": both.sum(axis=1) / gold.sum(axis=1),  # a row has one gold class
         }
 
 
@@ -73,21 +111,28 @@ class Correlation(TaskMetric):
 
     prediction = reference = Value("float64")
 
-    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
+    @staticmethod
+    def measure(predictions: Sequence[float], references: Sequence[float]) -> np.ndarray:
+        """Return (rows, 2): the pair itself."""
         _require_finite(predictions)
-        if self.is_constant(predictions) or self.is_constant(references):
-            return {"spearman": 0.0, "pearson": 0.0}
-        return {
-            "spearman": float(spearmanr(predictions, references).statistic),
-            "pearson": float(pearsonr(predictions, references).statistic),
-        }
+        if not np.isfinite(references).all():
+            raise InputError("references of correlation hold other values than finite numbers; give a number per row")
+        return np.column_stack([predictions, references]).astype(np.float64)
+
+    @classmethod
+    def score(cls, measured: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Return (resamples,) of each score, from no sums: a rank is one within its resample."""
+        pair = measured.T
+        varies = ~np.any([_are_constant(values, weights) for values in pair], axis=0)
+        ranks = [_rank(values, weights) for values in pair]
+        scores = {"spearman": _pearson(ranks, weights), "pearson": _pearson(pair, weights)}
+        return {name: np.where(varies, values, 0.0) for name, values in scores.items()}
 
     @staticmethod
     def is_constant(predictions: Sequence[float]) -> bool:
         """Tell whether all numbers are within 1e-6 of the first, or none is a number."""
         values = np.asarray(predictions, dtype=np.float64)
-        # The relative part is wider than what scipy calls nearly constant, and warns of: 1e-13 of the mean
-        return np.allclose(values, values[0], rtol=1e-12, atol=1e-6, equal_nan=True)
+        return bool(_are_constant(values, np.ones((1, len(values))))[0])
 
 
 class EntityF1(TaskMetric):
@@ -100,15 +145,28 @@ class EntityF1(TaskMetric):
 
     prediction = reference = List(Value("string"))
 
-    def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, float]:
+    @staticmethod
+    def measure(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> np.ndarray:
+        """Return (rows, 3): entities both predicted and gold, predicted, gold."""
         _require_equal_rows(predictions, references, "tags")
         for tag in {tag for rows in (predictions, references) for row in rows for tag in row}:
             if tag != "O" and not tag.endswith(("-B", "-I")):
                 raise InputError(f"{tag!r} is no tag; give O or a type with -B or -I behind it, like PER-B")
-        precision, recall, f1, num_gold = precision_recall_fscore_support(
-            references, predictions, average="micro", suffix=True, zero_division=0
-        )
-        return {"f1": float(f1), "precision": float(precision), "recall": float(recall), "num_gold": int(num_gold)}
+        rows = []
+        for pair in zip(predictions, references, strict=True):
+            predicted, gold = (set(get_entities(list(tags), suffix=True)) for tags in pair)
+            rows.append((len(predicted & gold), len(predicted), len(gold)))
+        return np.array(rows)
+
+    @staticmethod
+    def _score_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
+        both, predicted, gold = sums.T
+        return {
+            "f1": _f1(both, predicted, gold),
+            "precision": both / np.maximum(predicted, 1),
+            "recall": both / np.maximum(gold, 1),
+            "num_gold": gold,
+        }
 
     @staticmethod
     def is_constant(predictions: Sequence[Sequence[str]]) -> bool:
@@ -127,15 +185,21 @@ class AnswerMatch(TaskMetric):
 
     prediction, reference = Value("string"), List(Value("string"))
 
-    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
+    @staticmethod
+    def measure(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+        """Return (rows, 3): exact or not, F1, and 1."""
         if not all(references):
             raise InputError(f"row {references.index([])} has no gold answer; give one or more for each question")
-        num_exact, sum_f1 = 0, 0.0
+        rows = []
         for prediction, answers in zip(map(normalize_answer, predictions), references, strict=True):
             gold = [normalize_answer(answer) for answer in answers]
-            num_exact += prediction in gold
-            sum_f1 += max(_character_f1(prediction, answer) for answer in gold)
-        return {"exact_match": num_exact / len(references), "f1": sum_f1 / len(references)}
+            rows.append((prediction in gold, max(_character_f1(prediction, answer) for answer in gold), 1))
+        return np.array(rows, dtype=np.float64)
+
+    @staticmethod
+    def _score_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
+        num_exact, sum_f1, num_rows = sums.T
+        return {"exact_match": num_exact / num_rows, "f1": sum_f1 / num_rows}
 
     @staticmethod
     def is_constant(predictions: Sequence[str]) -> bool:
@@ -150,24 +214,34 @@ class MultiLabel(TaskMetric):
     may have none. References are rows of 0 and 1. A label neither predicted nor gold has an F1 of 0 in `macro_f1`.
     `lrap`, the label ranking average precision, takes the scores as they are; a row without gold labels counts as 1.
 
-    Source: scikit-learn, `f1_score(zero_division=0)`, `label_ranking_average_precision_score`.
+    Source: those of scikit-learn, `f1_score(zero_division=0)` and `label_ranking_average_precision_score`.
     """
 
     prediction = reference = List(Value("float64"))
 
-    def _compute(self, predictions: list[list[float]], references: list[list[float]]) -> dict[str, float]:
+    @staticmethod
+    def measure(predictions: Sequence[Sequence[float]], references: Sequence[Sequence[float]]) -> np.ndarray:
+        """Return (rows, 3 * labels + 3): labels both predicted and gold, predicted, gold; `lrap`, exact or not, 1."""
         _require_equal_rows(predictions, references, "labels")
-        _require_equal_rows(references, references[:1] * len(references), "labels")
+        _require_equal_rows(references, [references[0]] * len(references), "labels")
         _require_finite(predictions)
         scores, gold = np.asarray(predictions), np.asarray(references)
         if not np.isin(gold, (0, 1)).all():
             raise InputError("references of multi_label hold other numbers than 0 and 1; give one 0 or 1 per label")
         predicted, is_gold = scores > 0, gold == 1
+        is_exact = (predicted == is_gold).all(axis=1)
+        others = (_ranking_precision(scores, is_gold), is_exact, np.ones(len(gold)))
+        return np.column_stack([predicted & is_gold, predicted, is_gold, *others])
+
+    @staticmethod
+    def _score_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
+        labels = np.split(sums[:, :-3], 3, axis=1)  # three of (resamples, labels)
+        sum_lrap, num_exact, num_rows = sums[:, -3:].T
         return {
-            "micro_f1": float(_f1_per_label(predicted.reshape(-1, 1), is_gold.reshape(-1, 1))[0]),
-            "macro_f1": float(_f1_per_label(predicted, is_gold).mean()),
-            "lrap": float(label_ranking_average_precision_score(gold, scores)),
-            "exact_match": float((predicted == is_gold).all(axis=1).mean()),
+            "micro_f1": _f1(*(label.sum(axis=1) for label in labels)),
+            "macro_f1": _f1(*labels).mean(axis=1),
+            "lrap": sum_lrap / num_rows,
+            "exact_match": num_exact / num_rows,
         }
 
     @staticmethod
@@ -201,7 +275,7 @@ def compute(name: str, predictions: Sequence[Any], references: Sequence[Any]) ->
         InputError: there is no such metric, there are no rows, lengths differ, or a value is none the metric takes.
         ValueError: predictions or references are of another type than the metric takes.
     """
-    metric = _find(name)
+    metric = find_metric(name)
     if len(predictions) != len(references):
         raise InputError(
             f"{len(predictions)} predictions and {len(references)} references for {name}; give one of each per row"
@@ -239,12 +313,13 @@ def is_collapsed(name: str, predictions: Sequence[Any]) -> bool:
     Raises:
         InputError: there is no such metric, or there are no rows.
     """
-    metric = _find(name)
+    metric = find_metric(name)
     _require_rows(predictions)
     return metric.is_constant(predictions)
 
 
-def _find(name: str) -> type[TaskMetric]:
+def find_metric(name: str) -> type[TaskMetric]:
+    """Return one of `METRICS`, or raise `InputError`."""
     if name not in METRICS:
         raise InputError(f"unknown metric {name!r}; use one of {', '.join(METRICS)}")
     return METRICS[name]
@@ -255,7 +330,7 @@ def _require_rows(rows: Sequence[Any]) -> None:
         raise InputError("no rows to score; give one or more")
 
 
-def _require_equal_rows(predictions: list[list[Any]], references: list[list[Any]], what: str) -> None:
+def _require_equal_rows(predictions: Sequence[Any], references: Sequence[Any], what: str) -> None:
     for row, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
         if len(prediction) != len(reference):
             raise InputError(f"row {row} has {len(prediction)} {what}, expected {len(reference)}; give as many")
@@ -267,7 +342,7 @@ def _require_ids(values: list[float]) -> None:
             raise InputError(f"{value} is no class id; give whole numbers, the argmax of the logits")
 
 
-def _require_finite(predictions: list[Any]) -> None:
+def _require_finite(predictions: Sequence[Any]) -> None:
     is_finite = np.isfinite(predictions).reshape(len(predictions), -1).all(axis=1)
     if not is_finite.all():
         raise InputError(
@@ -282,10 +357,42 @@ def _as_label(value: Any) -> Any:
     return tuple(label) if isinstance(label, list) else label
 
 
-def _f1_per_label(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Return (labels,) F1 of two (rows, labels) bool arrays; 0 for a label neither predicted nor gold."""
-    num_both = (predicted & gold).sum(axis=0)
-    return 2 * num_both / np.maximum(predicted.sum(axis=0) + gold.sum(axis=0), 1)
+def _f1(num_both: np.ndarray, num_predicted: np.ndarray, num_gold: np.ndarray) -> np.ndarray:
+    """Return F1 of counts; 0 of what is neither predicted nor gold."""
+    return 2 * num_both / np.maximum(num_predicted + num_gold, 1)
+
+
+def _ranking_precision(scores: np.ndarray, is_gold: np.ndarray) -> np.ndarray:
+    """Return (rows,): of the labels that score no less than a gold one the share of gold ones, mean over gold ones."""
+    is_above = scores[:, None, :] >= scores[:, :, None]  # (rows, labels, labels)
+    precision = (is_above & is_gold[:, None, :]).sum(axis=2) / is_above.sum(axis=2)
+    num_gold = is_gold.sum(axis=1)
+    return np.where(num_gold > 0, (precision * is_gold).sum(axis=1) / np.maximum(num_gold, 1), 1.0)
+
+
+def _are_constant(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Tell of each resample, (resamples, rows), whether the (rows,) values that count there are one."""
+    first = values[(weights > 0).argmax(axis=1)][:, None]
+    # The relative part is wider than the rounding of a mean, which would be all that correlates
+    is_near = np.isclose(values, first, rtol=1e-12, atol=1e-6, equal_nan=True)
+    return (is_near | (weights == 0)).all(axis=1)
+
+
+def _rank(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the ranks, (resamples, rows), of (rows,) values that count as often as their weight; equals share one."""
+    _, owner, num_equal = np.unique(values, return_inverse=True, return_counts=True)
+    upto = np.cumsum(weights[:, np.argsort(owner)], axis=1)[:, np.cumsum(num_equal) - 1]  # (resamples, values)
+    return (upto - (np.diff(upto, prepend=0) - 1) / 2)[:, owner]
+
+
+def _pearson(pair: Iterable[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Return (resamples,) correlations of a pair of (rows,) or (resamples, rows); 0 of a constant."""
+    num_rows = weights.sum(axis=1, keepdims=True)
+    # Centred in each resample: where an outlier is left out, the rest may be far from the mean of all
+    one, other = (side - (weights * side).sum(axis=1, keepdims=True) / num_rows for side in pair)
+    covariance, *squares = ((weights * a * b).sum(axis=1) for a, b in ((one, other), (one, one), (other, other)))
+    norm = np.sqrt(squares[0]) * np.sqrt(squares[1])
+    return np.divide(covariance, norm, out=np.zeros(len(norm)), where=norm > 0).clip(-1, 1)
 
 
 def _character_f1(prediction: str, answer: str) -> float:

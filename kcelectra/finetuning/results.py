@@ -16,30 +16,29 @@ RESULTS_FILE = "results.jsonl"
 
 def hash_row(row: Mapping[str, Any]) -> str:
     """Return what tells two runs apart: contents, never names or paths."""
-    names = (
-        "task",
-        "seed",
-        "protocol",
-        "settings",
-        "num_examples",
-        "weights_sha256",
-        "tokenizer_sha256",
-        "data_sha256",
-    )
+    names = ["task", "columns", "labels", "seed", "protocol", "settings", "num_examples"]
+    names += ["weights_sha256", "tokenizer_sha256", "data_sha256"]
     return hashlib.sha256(json.dumps({name: row[name] for name in names}, sort_keys=True).encode()).hexdigest()
 
 
-def append_result(path: Path, row: Mapping[str, Any]) -> None:
-    """Append a row, whole or not at all; several processes may write to one file."""
+def append_result(path: Path, row: dict[str, Any]) -> dict[str, Any]:
+    """Append a row, whole or not at all, and return it; several processes may write to one file.
+
+    A row whose `key` is there already is not appended: the one that is there is returned.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        for earlier in read_results(path):
+            if earlier["key"] == row["key"]:
+                return earlier
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1
         file.truncate(whole)  # what a process that was killed here has left behind that
         file.write(f"{to_json(row)}\n".encode())
         file.flush()
         os.fsync(file.fileno())
+    return row
 
 
 def read_results(path: str | Path) -> list[dict[str, Any]]:
@@ -57,3 +56,18 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise InputError(f"{path}, line {number} is no row ({error}); take the line out") from error
     return rows
+
+
+def describe_row(row: Mapping[str, Any]) -> str:
+    """Return a line: the scores, where they were chosen, and what is wrong with them."""
+    scores = ", ".join(
+        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in row["metrics"].items()
+    )
+    warning = "  COLLAPSED: every prediction is the same" if row["collapsed"] else ""
+    notes = [*(["selected on test"] if row["selected_on"] == "test" else []), *row["notes"]]
+    step = "" if row["step"] is None else f" at {row['step']}"
+    return (
+        f"{row['model']}{step}, {row['task']}, seed {row['seed']}: {scores} at step {row['best_step']} of "
+        f"{row['num_steps']}{warning}{'  (' + '; '.join(notes) + ')' if notes else ''}"
+    )

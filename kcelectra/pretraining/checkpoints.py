@@ -13,16 +13,18 @@ BYTES_PER_WEIGHT = 4  # float32
 BYTES_PER_PARAMETER = 12  # float32 weights and the two moments of Adam
 
 
-def find_last_checkpoint(run_dir: str | Path) -> Path | None:
-    """Return the newest whole `checkpoint-N` of a run, or None.
+def find_checkpoints(run_dir: str | Path) -> list[Path]:
+    """Return the whole `checkpoint-N` of a run, oldest first.
 
     A checkpoint whose state cannot be read was cut while it was written, and is passed over.
     """
-    numbered = [(int(match[1]), path) for path in Path(run_dir).glob("checkpoint-*") if (match := _number(path))]
-    for _, path in sorted(numbered, reverse=True):
-        if _is_whole(path):
-            return path
-    return None
+    numbered = sorted((int(match[1]), path) for path in Path(run_dir).glob("checkpoint-*") if (match := _number(path)))
+    return [path for _, path in numbered if _is_whole(path)]
+
+
+def find_last_checkpoint(run_dir: str | Path) -> Path | None:
+    """Return the newest whole `checkpoint-N` of a run, or None."""
+    return next(reversed(find_checkpoints(run_dir)), None)
 
 
 def read_step(checkpoint_dir: Path) -> int:
