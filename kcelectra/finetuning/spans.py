@@ -21,9 +21,9 @@ OUTSIDE = -1  # the offsets of what is not a token of the text
 class SpansHead:
     """Rows for a model that points at the first and last token of an answer, and from its logits the answer.
 
-    A text longer than a row becomes several windows. Differs from the reference: an answer is always cut at its
-    tokens, there at whole words where it begins inside one, holds [UNK] or is changed by normalisation; windows overlap
-    by `stride` tokens, where the reference moves them by as many; a token is taken from any window that has it.
+    A text longer than a row becomes several windows. Differs from the reference: an answer is always cut at tokens,
+    there at whole words where it begins inside one, holds [UNK] or is changed by normalisation; windows overlap by
+    `stride` tokens, where the reference moves them by as many; a token is taken from any window that has it.
 
     Args:
         tokenizer: a fast one.

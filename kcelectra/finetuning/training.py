@@ -131,7 +131,7 @@ def train(
         warmup_steps=settings.warmup,
         adam_epsilon=settings.adam_epsilon,
         lr_scheduler_type="linear",
-        optim="adamw_torch",
+        optim="adamw_torch" if pads_to_max else "adamw_torch_fused",
         train_sampling_strategy="random" if pads_to_max else "group_by_length",
         save_strategy="no",
         report_to="none",

@@ -1,39 +1,18 @@
 """The report of a pretraining run: one HTML page that opens offline, and its curves as PNG."""
 
-import base64
 import json
 import math
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
-
 from kcelectra.errors import InputError
 from kcelectra.manifest import write_atomically
+from kcelectra.release.page import embed, render_page
 from kcelectra.release.plots import draw_plots
 
 REPORT_PAGE = "report/index.html"
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-  body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-  table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .8rem; text-align: left }
-  td.number { text-align: right; font-variant-numeric: tabular-nums }
-  tr:nth-child(even) { background: #f5f5f5 }
-  .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem }
-  img { width: 100%; border: 1px solid #ddd }
-  pre { background: #f5f5f5; padding: 1rem; overflow-x: auto }
-  .pass { color: #176f2c } .fail { color: #b3261e }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-<h2>Is it learning?</h2>
+_BODY = """<h2>Is it learning?</h2>
 <table>
 <tr><th>claim</th><th>reached</th><th>baseline</th><th></th></tr>
 {% for check in checks -%}
@@ -43,7 +22,7 @@ _PAGE = """<!doctype html>
 </table>
 <div class="plots">
 {% for plot in plots -%}
-<img alt="{{ plot.name }}" src="data:image/png;base64,{{ plot.data }}">
+<img alt="{{ plot.name }}" src="{{ plot.data }}">
 {% endfor -%}
 </div>
 {% for name, rows in tables -%}
@@ -56,8 +35,6 @@ _PAGE = """<!doctype html>
 {% endfor -%}
 <h2>Load it</h2>
 <pre>{{ snippet }}</pre>
-</body>
-</html>
 """
 
 
@@ -78,21 +55,18 @@ def write_report(run_dir: str | Path, history: list[dict[str, Any]], *, facts: d
     entries = _training_entries(history)
     output_dir = Path(run_dir, REPORT_PAGE).parent
     output_dir.mkdir(parents=True, exist_ok=True)
-    plots = [{"name": path.stem, "data": _as_base64(path)} for path in draw_plots(entries, output_dir)]
+    plots = [{"name": path.stem, "data": embed(path)} for path in draw_plots(entries, output_dir)]
     write_atomically(output_dir / "history.json", json.dumps(_without_nan(entries), indent=1) + "\n")
-    page = (
-        Environment(autoescape=True)
-        .from_string(_PAGE)
-        .render(
-            title=f"Pretraining report: {Path(run_dir).name}",
-            checks=check_learning(entries),
-            plots=plots,
-            tables=[
-                ("Last logged interval", _format(entries[-1])),
-                *((name, _format(rows)) for name, rows in facts.items()),
-            ],
-            snippet=loading_snippet(run_dir),
-        )
+    page = render_page(
+        _BODY,
+        title=f"Pretraining report: {Path(run_dir).name}",
+        checks=check_learning(entries),
+        plots=plots,
+        tables=[
+            ("Last logged interval", _format(entries[-1])),
+            *((name, _format(rows)) for name, rows in facts.items()),
+        ],
+        snippet=loading_snippet(run_dir),
     )
     path = Path(run_dir, REPORT_PAGE)
     write_atomically(path, page)
@@ -137,10 +111,6 @@ def _without_nan(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _check(claim: str, value: float, baseline: str, holds: bool) -> dict[str, Any]:
     return {"claim": claim, "value": f"{value:.4f}", "baseline": baseline, "holds": holds}
-
-
-def _as_base64(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
 
 
 def _format(rows: dict[str, Any]) -> dict[str, str]:
