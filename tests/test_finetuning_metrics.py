@@ -517,3 +517,11 @@ def test_nothing_has_no_majority_and_cannot_collapse():
         is_collapsed("accuracy", [])
     with pytest.raises(InputError, match="unknown metric"):
         is_collapsed("f2", [1])
+
+
+def test_without_the_extra_the_recipe_says_what_to_install(tmp_path):
+    (tmp_path / "evaluate.py").write_text("raise ModuleNotFoundError(\"No module named 'evaluate'\")")
+    command = [sys.executable, str(Path(__file__).parents[1] / "recipes/finetune.py"), "--help"]
+    path = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    printed = subprocess.run(command, env=path, capture_output=True, text=True, timeout=120).stderr
+    assert "No module named 'evaluate'; fine-tuning needs it: pip install \"kcelectra[finetuning]\"" in printed

@@ -4,10 +4,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import evaluate
 import numpy as np
 from datasets import Features, List, Value
-from seqeval.metrics.sequence_labeling import get_entities
+
+try:
+    import evaluate
+    from seqeval.metrics.sequence_labeling import get_entities
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f'{error}; fine-tuning needs it: pip install "kcelectra[finetuning]"') from error
 
 from kcelectra.errors import InputError
 from kcelectra.finetuning.answers import normalize_answer
