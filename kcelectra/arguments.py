@@ -40,7 +40,8 @@ def parse_args(
     *instances, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     if unknown:
         key = unknown[0].lstrip("-").split("=")[0]
-        raise InputError(f"unknown argument {unknown[0]!r}{_hint(key, known)}")
+        word = unknown[0].split("=")[0]  # what follows may be a token
+        raise InputError(f"unknown argument {word!r}{_hint(key, known)}")
     return tuple(instances)
 
 

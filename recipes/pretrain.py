@@ -7,6 +7,9 @@ The whole pipeline on the embedded sample, in two minutes on a CPU:
 Your own comments, a published architecture; the same command again continues an interrupted run:
 
     accelerate launch recipes/pretrain.py recipes/small/pretrain.yaml --dataset "comments/*.parquet"
+
+`--push_to_hub true --hub_model_id OWNER/NAME` pushes each checkpoint as it is saved, to a private repository;
+`--resume_from_checkpoint DIRECTORY` begins with one that was pushed (`--hub_strategy checkpoint`, `last-checkpoint/`).
 """
 
 import logging
@@ -16,7 +19,8 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from kcelectra.arguments import given_settings, parse_args, run_recipe
-from kcelectra.pretraining.checkpoints import find_last_checkpoint, read_history, read_step
+from kcelectra.errors import InputError
+from kcelectra.pretraining.checkpoints import STATE_FILE, find_last_checkpoint, read_history, read_step
 from kcelectra.pretraining.export import export_checkpoint
 from kcelectra.pretraining.run import (
     DataArguments,
@@ -53,9 +57,21 @@ def main() -> None:
     if checkpoint is not None and read_step(checkpoint) >= training_args.max_steps:
         print(f"{run_dir} has trained its {training_args.max_steps} steps; delete it to train anew")
     else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else pulled_checkpoint(training_args))
     if trainer.is_world_process_zero():
         finish(trainer, run_dir)
+
+
+def pulled_checkpoint(arguments: PretrainingArguments) -> str | None:
+    """Return the checkpoint that a run begins with, which may be of the Hub; None if there is none."""
+    given = arguments.resume_from_checkpoint
+    if given is None:
+        return None
+    if not Path(given, STATE_FILE).is_file():
+        raise InputError(f"{given} is no checkpoint: it has no {STATE_FILE}; give a last-checkpoint that was pushed")
+    if read_step(Path(given)) >= arguments.max_steps:
+        raise InputError(f"{given} has trained {read_step(Path(given))} steps; give a higher --max_steps")
+    return given
 
 
 def finish(trainer: KcElectraTrainer, run_dir: str) -> None:
@@ -70,6 +86,8 @@ def finish(trainer: KcElectraTrainer, run_dir: str) -> None:
         verdict = "yes" if check["holds"] else "not yet"
         print(f"{check['claim']}: {check['value']} (baseline {check['baseline']}): {verdict}")
     print(f"report: {page}\nload the result with\n{loading_snippet(run_dir)}")
+    if trainer.pusher is not None:
+        print(f"pushed: {trainer.pusher.push(checkpoint).commit_url}")
 
 
 if __name__ == "__main__":

@@ -1,41 +1,97 @@
-"""Push a corpus to the Hugging Face Hub, with its card.
+"""Push a model, a corpus or a tokenizer to the Hugging Face Hub, with its card.
 
-    python recipes/publish.py --corpus_dir out/corpus --repo_id OWNER/NAME --license cc-by-sa-4.0 --dry_run true
+    python recipes/publish.py --run_dir out/smoke --repo_id OWNER/NAME --license mit --results out/sweep/results.jsonl
+    python recipes/publish.py --corpus_dir out/corpus --repo_id OWNER/NAME --license cc-by-sa-4.0
+    python recipes/publish.py --tokenizer_dir out/tokenizer --repo_id OWNER/NAME --license mit
 
-Log in first, with `hf auth login`.
+Log in first, with `hf auth login`. `--dry_run true` lists what would be pushed; only `--public true` shows it to
+everybody.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from kcelectra.arguments import parse_args, run_recipe
 from kcelectra.errors import InputError
-from kcelectra.release.hub import push_corpus
+from kcelectra.hub import check_repo_id, check_tag, push_files
+from kcelectra.outgoing import check_files
+from kcelectra.release.publish import Release, release_corpus, release_model, release_tokenizer
+
+SOURCES = ("run_dir", "corpus_dir", "tokenizer_dir")
 
 
 @dataclass
 class PublishArguments:
     """What is pushed, and where."""
 
-    corpus_dir: str = field(default="out/corpus", metadata={"help": "What build_corpus.py made."})
+    run_dir: str | None = field(default=None, metadata={"help": "A run of pretrain.py; or:"})
+    corpus_dir: str | None = field(default=None, metadata={"help": "What build_corpus.py made; or:"})
+    tokenizer_dir: str | None = field(default=None, metadata={"help": "What train_tokenizer.py made."})
     repo_id: str | None = field(default=None, metadata={"help": "OWNER/NAME on the Hub; made if it does not exist."})
     license: str | None = field(
-        default=None, metadata={"help": "Licence of the text, by its id on the Hub, such as cc-by-sa-4.0; or other."}
+        default=None,
+        metadata={"help": "Licence of what is pushed, by its id on the Hub, such as cc-by-sa-4.0; or other."},
     )
-    private: bool = field(default=False, metadata={"help": "Make the repository private."})
-    dry_run: bool = field(default=False, metadata={"help": "Write the card and list the files, but push nothing."})
+    results: str | None = field(
+        default=None, metadata={"help": "results.jsonl of finetune.py, for the scores in the card of a model."}
+    )
+    revision: str | None = field(default=None, metadata={"help": "Name for the commit, such as v2022: a tag."})
+    public: bool = field(default=False, metadata={"help": "Show the repository to everybody, not to you alone."})
+    dry_run: bool = field(default=False, metadata={"help": "List the files with their sizes, but push nothing."})
 
     def __post_init__(self) -> None:
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"{' and '.join(f'--{name}' for name in given) or 'nothing'} to push; give exactly one of "
+                f"{', '.join(f'--{name}' for name in SOURCES)}"
+            )
         for name, example in (("repo_id", "OWNER/NAME"), ("license", "cc-by-sa-4.0")):
             if getattr(self, name) is None:
                 raise InputError(f"give --{name}, such as --{name} {example}")
+        if self.results is not None and self.run_dir is None:
+            raise InputError("--results are the scores of a model; give --run_dir, or leave them out")
+        check_repo_id(self.repo_id)
+        check_tag(self.revision)
 
 
 def main() -> None:
     """Push, or list what would be pushed."""
     (arguments,) = parse_args(PublishArguments)
-    files = push_corpus(**vars(arguments))
-    print("\n".join(files))
-    print(f"{'would be' if arguments.dry_run else 'are'} at https://huggingface.co/datasets/{arguments.repo_id}")
+    with TemporaryDirectory() as staging_dir:
+        release = prepare(arguments, Path(staging_dir))
+        sizes = check_files(release.files, roots=release.roots)
+        for name, size in sorted(sizes.items()):
+            print(f"{size:>15,}  {name}")
+        print(f"{sum(sizes.values()):>15,}  bytes in {len(sizes)} files")
+        if not arguments.dry_run:
+            push_files(**vars(release), repo_id=arguments.repo_id, public=arguments.public, tag=arguments.revision)
+    kind = "" if release.repo_type == "model" else f"{release.repo_type}s/"
+    revision = f"/tree/{arguments.revision}" if arguments.revision else ""
+    verb = "would be" if arguments.dry_run else "are"
+    print(f"{verb} at https://huggingface.co/{kind}{arguments.repo_id}{revision}")
+
+
+def prepare(arguments: PublishArguments, staging_dir: Path) -> Release:
+    """Return what is pushed."""
+    options = {"repo_id": arguments.repo_id, "license": arguments.license}
+    if arguments.corpus_dir is not None:
+        return release_corpus(arguments.corpus_dir, **options)
+    if arguments.tokenizer_dir is not None:
+        return release_tokenizer(arguments.tokenizer_dir, **options)
+    options |= {"results_file": arguments.results, "defaults": default_arguments()}
+    return release_model(arguments.run_dir, staging_dir, **options)
+
+
+def default_arguments() -> dict[str, Any]:
+    """Return what `pretrain.py` takes where nothing is given."""
+    from kcelectra.pretraining.run import DataArguments, ModelArguments  # torch, which a corpus does without
+    from kcelectra.pretraining.trainer import PretrainingArguments
+
+    known = (*fields(ModelArguments), *fields(DataArguments), *fields(PretrainingArguments))
+    return {one.name: one.default for one in known if one.default is not MISSING}
 
 
 if __name__ == "__main__":

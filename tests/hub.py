@@ -8,9 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
+from signal import SIGKILL
+from socket import SHUT_RDWR
 from threading import Lock, Thread
 from types import SimpleNamespace
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -23,6 +27,8 @@ RESOLVE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 PREUPLOAD = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/preupload/main")
 COMMIT = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/commit/main")
+TAG = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/tag/([^/]+)")
+SETTINGS = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/settings")
 BATCH = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 STORAGE = re.compile(r"/storage/([^/]+/[^/]+/[0-9a-f]{64})")
 LARGE = ("*.parquet", "*.safetensors", "*.bin", "*.png")  # a few of those that the Hub tracks in a new repository
@@ -34,7 +40,11 @@ MESSAGES = {
     "storage": "Storage limit reached",
     "exists": "You already created this {kind} repo",
     "pointer": "An LFS pointer pointed to a file that does not exist",
+    "moved": "A commit has happened since. Please refresh and try again.",
+    "fault": "a fault that the test asked for",
 }
+Fault = int | str  # a status, or what happens to the client
+BEFORE, AFTER = ("drop before", "kill before"), ("drop after", "kill after")
 
 
 class HubServer:
@@ -48,6 +58,12 @@ class HubServer:
         users: who may push to their own namespace, by token; everybody may read what is not private.
 
     Attributes:
+        faults: what goes wrong, by the number of the request counted from `break_at`: a status that is answered in
+            place of the Hub's, with "Retry-After: 3" if it is 429; or the connection is dropped, or the client killed,
+            "before" the request is handled or "after", when all is done but nothing answered.
+        expired: from which request on no token is known any more.
+        victim: the process to be killed.
+        moments: every commit that main of the repository which is watched was at.
         calls: requests, in the order of their arrival, as "METHOD path?query".
         unknown: those that no endpoint stands for; a test that expects none asserts that.
         commits: what was pushed, as {"repository", "summary", "added", "deleted", "large"}: names of files.
@@ -65,9 +81,13 @@ class HubServer:
         self.full: list[str] = []
         self.objects: dict[str, bytes] = {}  # large files, by "OWNER/NAME/sha256"
         self.lock = Lock()
+        self.victim: int | None = None
+        self.watched = ""
+        self.moments: set[str] = set()
+        self.break_at({})
 
     def __enter__(self):
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
         return self
@@ -92,6 +112,30 @@ class HubServer:
             **({"HF_TOKEN": token} if token else {}),
         }
 
+    def break_at(self, faults: dict[int, Fault], *, expired: int | None = None) -> None:
+        """Let the requests from now on go wrong as `faults` and `expired` say."""
+        self.faults, self.expired, self._num_requests = faults, expired, 0
+
+    def next_fault(self) -> Fault | None:
+        """Return what happens to this request."""
+        with self.lock:
+            number = self._num_requests
+            self._num_requests += 1
+        if self.expired is not None and number >= self.expired:
+            return 401
+        return self.faults.get(number)
+
+    def watch(self, repository: str) -> None:
+        """Look at main of "models/OWNER/NAME" after each request from now on; `moments` are the states it was in."""
+        with self.lock:
+            self.watched, self.moments = repository, set()
+
+    def look(self) -> None:
+        with self.lock:
+            main = self.root / self.watched / "main"
+            if self.watched and main.is_dir():
+                self.moments.add(_commit(main))
+
     def find(self, kind: str, name: str, revision: str) -> tuple[Path, str] | str:
         """Return the directory and the commit of a revision, or the Hub's code for what is missing."""
         repository = self.root / kind / name
@@ -106,6 +150,8 @@ class HubServer:
     def commit(self, kind: str, name: str, operations: list[dict]) -> str:
         """Do the operations of a commit on main, all or none, and return its hash or the Hub's code for an error."""
         main = self.root / kind / name / "main"
+        if operations[0]["value"].get("parentCommit") not in (None, _commit(main)):
+            return "moved"
         added, deleted = {}, []
         for operation in operations[1:]:
             key, value = operation["key"], operation["value"]
@@ -156,14 +202,52 @@ def _commit(directory: Path) -> str:
     return hashlib.sha1(contents.encode()).hexdigest()
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError):  # of a client that was killed
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # headers and body are two writes: 40 ms a request otherwise
 
     def do_GET(self):
-        url = urlsplit(self.path)
+        self._serve(self._read)
+
+    do_HEAD = do_GET
+
+    def do_POST(self):
+        self._body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._serve(self._write)
+
+    do_PUT = do_DELETE = do_POST
+
+    def _serve(self, handle):
         self.hub.calls.append(f"{self.command} {self.path}")
+        fault = self.hub.next_fault()
+        if isinstance(fault, int):
+            self._refuse(fault, "fault")
+        elif fault in BEFORE:
+            self._break(fault)
+        elif fault in AFTER:
+            self.wfile = BytesIO()  # nobody will read it
+            handle()
+            self._break(fault)
+        else:
+            handle()
+        self.hub.look()
+
+    def _break(self, fault):
+        if fault.startswith("kill"):
+            os.kill(self.hub.victim, SIGKILL)
+        self.close_connection = True
+        with suppress(OSError):  # of a client that is gone
+            self.connection.shutdown(SHUT_RDWR)
+
+    def _read(self):
+        url = urlsplit(self.path)
         if match := RESOLVE.fullmatch(url.path):
             self._answer(self._send_file, *match.groups(default="models"))
         elif match := INFO.fullmatch(url.path):
@@ -174,34 +258,29 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._fail("UnknownEndpoint")
 
-    do_HEAD = do_GET
-
-    def do_POST(self):
+    def _write(self):
         path = urlsplit(self.path).path
-        self.hub.calls.append(f"{self.command} {self.path}")
-        self._body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        pushes = {
+            PREUPLOAD: self._choose_modes,
+            BATCH: self._offer_storage,
+            COMMIT: self._do_commit,
+            TAG: self._tag,
+            SETTINGS: self._change,
+        }
+        pushed = [(answer, match) for pattern, answer in pushes.items() if (match := pattern.fullmatch(path))]
         if path.startswith(tuple(self.hub.full)):
             self._refuse(403, "storage")
-        elif self.command == "PUT" and (match := STORAGE.fullmatch(path)):
-            self._store(match[1])
-        elif self.command != "POST":
-            self._fail("UnknownEndpoint")
         elif path == "/api/repos/create":
             self._create(**json.loads(self._body))
         elif path == "/api/validate-yaml":
             self._validate(json.loads(self._body)["content"])
-        elif match := PREUPLOAD.fullmatch(path):
-            self._push(self._choose_modes, *match.groups())
-        elif match := BATCH.fullmatch(path):
-            self._push(self._offer_storage, *match.groups(default="models"))
         elif match := STORAGE.fullmatch(path):
-            self._send_json(200 if match[1] in self.hub.objects else 404, {})
-        elif match := COMMIT.fullmatch(path):
-            self._push(self._do_commit, *match.groups())
+            self._store(match[1])
+        elif pushed:
+            answer, match = pushed[0]
+            self._push(answer, *match.groups(default="models"))
         else:
             self._fail("UnknownEndpoint")
-
-    do_PUT = do_DELETE = do_POST
 
     def log_message(self, *arguments):
         pass  # `HubServer.calls` is the log
@@ -252,18 +331,18 @@ class _Handler(BaseHTTPRequestHandler):
         """Check of the metadata what the Hub checks of it first: that it is YAML, and names a licence it knows."""
         errors = []
         try:
-            if yaml.safe_load(card.split("---\n")[1])["license"] not in LICENSES:
+            if yaml.safe_load(card.split("---\n")[1]).get("license", "unknown") not in LICENSES:
                 errors.append({"message": f'"license" must be one of {list(LICENSES)}'})
         except yaml.YAMLError as error:
             errors.append({"message": str(error)})
         self._send_json(400 if errors else 200, {"errors": errors, "warnings": []})
 
-    def _push(self, answer, kind, name):
+    def _push(self, answer, kind, name, revision="main"):
         if self._user() is None:
             self._refuse(401, "credentials")
         elif self._user() != name.split("/")[0]:
             self._refuse(403, "branch", name=name)
-        elif isinstance(found := self.hub.find(kind, name, "main"), str):
+        elif isinstance(found := self.hub.find(kind, name, revision), str):
             self._fail(found)
         else:
             answer(kind, name, found[0])
@@ -287,6 +366,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_json(200, {"transfer": "basic", "objects": objects})
 
     def _store(self, name):
+        """Keep an object that is put, or say whether it is there."""
+        if self.command == "POST":
+            return self._send_json(200 if name in self.hub.objects else 404, {})
         if hashlib.sha256(self._body).hexdigest() != name.split("/")[-1]:
             return self._send_json(400, {"error": "BadDigest"})
         self.hub.objects[name] = self._body
@@ -298,14 +380,27 @@ class _Handler(BaseHTTPRequestHandler):
         if commit == "EntryNotFound":
             self._fail(commit)
         elif commit in MESSAGES:
-            self._refuse(400, commit)
+            self._refuse(412 if commit == "moved" else 400, commit)
         else:
             url = f"http://{self.headers['Host']}/{kind}/{name}/commit/{commit}"
             self._send_json(200, {"success": True, "commitOid": commit, "commitUrl": url})
 
+    def _tag(self, kind, name, directory):
+        tag = directory.with_name(json.loads(self._body)["tag"])
+        if tag.exists():
+            return self._refuse(409, "exists", kind="tag")
+        shutil.copytree(directory, tag)
+        self._send_json(200, {})
+
+    def _change(self, kind, name, directory):
+        if json.loads(self._body)["visibility"] == "public":
+            self.hub.private.discard(name)
+        self._send_json(200, {})
+
     def _refuse(self, status, reason, **names):
         message = MESSAGES[reason].format(**names)
-        self._send(status, json.dumps({"error": message}).encode(), {"X-Error-Message": message})
+        headers = {"Retry-After": "3"} if status == 429 else {}
+        self._send(status, json.dumps({"error": message}).encode(), {"X-Error-Message": message, **headers})
 
     def _send_json(self, status, facts):
         self._send(status, json.dumps(facts).encode(), {})

@@ -118,6 +118,25 @@ for repository, discriminator in ((halves, {"subfolder": "discriminator"}), (roo
 save_file(outputs, sys.argv[2])
 """
 
+LOAD_LEGACY = """
+import os
+os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "true"  # or a thread asks a Space to convert what is no safetensors
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
+
+ids = load_file(sys.argv[1])["ids"]
+
+def load(name, **options):
+    model = AutoModel.from_pretrained(name, **options).eval()
+    save_file({"output": model(ids)[0].detach().contiguous()}, sys.argv[2])
+    return "loaded"
+
+attempt("tokenizer", lambda: len(AutoTokenizer.from_pretrained("beomi/KcELECTRA-base")))
+attempt("tensors", lambda: load("beomi/KcELECTRA-base"))
+attempt("tensors, safetensors only", lambda: load("beomi/KcELECTRA-base", use_safetensors=True))
+attempt("code", lambda: load("beomi/code"))
+"""
+
 
 @pytest.fixture(scope="module")
 def comments_client(tmp_path_factory):
@@ -301,7 +320,58 @@ def test_an_export_on_the_hub_has_its_tokenizer(export_client, tokenizer, reposi
     assert export_client.results[f"AutoTokenizer {repository}"] == tokenizer.get_vocab()
 
 
-CLIENTS = ["comments_client", "tokenizer_client", "pairing_client", "pushed_client", "export_client"]
+class Touch:
+    """What a pickle does where it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture(scope="module")
+def legacy_client(tokenizer, tmp_path_factory):
+    """Repositories as of 2021: vocab.txt and pytorch_model.bin, one with tensors and one with code in it."""
+    directory = tmp_path_factory.mktemp("legacy")
+    torch.manual_seed(0)
+    config = KcElectraConfig.from_size("tiny", vocab_size=len(tokenizer), num_hidden_layers=1)
+    model = KcElectraForPreTraining(config).discriminator.eval()
+    states = {"KcELECTRA-base": model.state_dict(), "code": {"weight": Touch(directory / "was_here")}}
+    for name, state in states.items():
+        main = directory / "hub" / "models" / "beomi" / name / "main"
+        main.mkdir(parents=True)
+        model.config.save_pretrained(main)
+        save_tokenizer(tokenizer, main)
+        (main / "tokenizer.json").unlink()
+        (main / "tokenizer_config.json").write_text(json.dumps(LEGACY_CONFIG))
+        torch.save(state, main / "pytorch_model.bin")
+    ids = torch.randint(5, 400, (2, 12))
+    save_file({"ids": ids}, directory / "ids.safetensors")
+    paths = [str(directory / name) for name in ("ids.safetensors", "output.safetensors")]
+    with HubServer(directory / "hub") as hub:
+        client = run_client(LOAD_LEGACY, *paths, hub=hub, directory=directory)
+    client.expected, client.output = model.electra(ids).last_hidden_state, load_file(paths[1])["output"]
+    return client
+
+
+def test_a_legacy_repository_loads_with_its_vocabulary_and_its_pickled_tensors(legacy_client, tokenizer):
+    assert legacy_client.results["tokenizer"] == len(tokenizer)
+    assert legacy_client.results["tensors"] == "loaded"
+    assert torch.equal(legacy_client.output, legacy_client.expected)
+
+
+def test_a_legacy_repository_is_refused_where_only_safetensors_are_taken(legacy_client):
+    assert "OSError" in legacy_client.results["tensors, safetensors only"]
+    assert "model.safetensors" in legacy_client.results["tensors, safetensors only"]
+
+
+def test_a_pickle_that_asks_for_code_is_refused_and_none_of_it_runs(legacy_client):
+    assert "UnpicklingError: Weights only load failed" in legacy_client.results["code"]
+    assert not (legacy_client.directory / "was_here").exists()
+
+
+CLIENTS = ["comments_client", "tokenizer_client", "pairing_client", "pushed_client", "export_client", "legacy_client"]
 
 
 @pytest.mark.parametrize("client", CLIENTS)

@@ -1,4 +1,4 @@
-"""A corpus is pushed to a Hub that is served here, and read from it as its visitors do."""
+"""A corpus and a tokenizer are pushed to a Hub that is served here, and read from it as their visitors do."""
 
 import json
 import re
@@ -14,22 +14,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hub import HubServer, run_client
+from transformers import AutoTokenizer
 
 from kcelectra.corpus.build import CorpusArguments, plan_corpus
+from kcelectra.corpus.cleaning import clean
 from kcelectra.corpus.shards import STEPS, count_tasks
 from kcelectra.manifest import read_manifest
+from kcelectra.tokenization import train_tokenizer
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "publish.py"
 TOKEN = "hf_canaryThatMustNotSing"  # of someone, the only user
 PHONE = "010-2345-6789"
+SENTENCE = "이 영화 진짜 재밌어요 ㅋㅋㅋ"
 REPO = "someone/comments"
 CARD_FILES = ["README.md", "manifest.json", "plots/lengths.png", "plots/rules.png"]
 COLUMNS = ["text", "thread", "comment_id", "parent_id"]
 
 # The recipe as its command line runs it, many times in one interpreter.
 RUN_RECIPE = """
-import contextlib, io, os, runpy, traceback
+import contextlib, io, os, runpy, time, traceback
 from huggingface_hub import constants
+
+time.sleep = lambda seconds: None  # between the tries
 
 def run(script, words, token, endpoint):
     constants.ENDPOINT = endpoint or os.environ["HF_ENDPOINT"]
@@ -74,8 +80,21 @@ def read(**options):
     reader = CommentReader(name, **options)
     return [comment._asdict() for batch in reader for comment in batch], dict(reader.counts), reader.has_parents
 
+def follow_the_card_of_the_tokenizer(sentence):
+    card = Path(hf_hub_download("someone/tokenizer", "README.md")).read_text(encoding="utf-8")
+    names = {}
+    exec(card.split("```python")[1].split("```")[0], names)
+    return [names["tokenizer"].tokenize(sentence)]
+
+def show_the_tokenizer():
+    paths = [Path(hf_hub_download("someone/tokenizer", name)) for name in ("README.md", "manifest.json")]
+    return paths[0].read_text(encoding="utf-8"), json.loads(paths[1].read_text(encoding="utf-8"))
+
 if not old_commit:
     attempt("snippet", follow_the_card)
+else:
+    attempt("tokenizer", lambda: follow_the_card_of_the_tokenizer(sys.argv[3]))
+    attempt("card of the tokenizer", show_the_tokenizer)
 attempt("read", lambda: read(revision=old_commit or None))
 attempt("build", lambda: build_corpus(name, "again", rules="none", min_chars=0, dedup="none", num_workers=1))
 """
@@ -115,8 +134,8 @@ def rename_sources(corpus_dir: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def corpora(tmp_path_factory):
-    """One corpus in shards of two sizes, one of sources with strange names, and two that cannot be pushed."""
+def corpora(sample_comments, tmp_path_factory):
+    """One corpus in shards of two sizes, one of sources with strange names, two that cannot be pushed; a tokenizer."""
     directory = tmp_path_factory.mktemp("corpora")
     sources = write_sources(directory)
     dirs = SimpleNamespace(**{name: directory / name for name in ("three", "two", "unfinished", "damaged", "named")})
@@ -125,6 +144,10 @@ def corpora(tmp_path_factory):
         for step in STEPS:
             for task in range(count_tasks(step, work_dir)):
                 step(work_dir, task)
+    dirs.tokenizer = directory / "tokenizer"
+    text = directory / "원본.txt"
+    text.write_text("\n".join(clean(comment["text"]) for comment in sample_comments), "utf-8")
+    train_tokenizer(str(text), dirs.tokenizer, vocab_size=1200)
     for path in (dirs.unfinished, dirs.damaged, dirs.named):
         shutil.copytree(dirs.three, path)
     rename_sources(dirs.named)
@@ -142,7 +165,8 @@ def hub(tmp_path_factory):
 
 
 def words(corpus_dir: Path, repo_id: str = REPO, **options: str) -> list[str]:
-    options = {"corpus_dir": str(corpus_dir), "repo_id": repo_id, "license": "cc-by-sa-4.0"} | options
+    defaults = {"corpus_dir": str(corpus_dir), "repo_id": repo_id, "license": "cc-by-sa-4.0", "public": "true"}
+    options = defaults | options
     return [word for key, value in options.items() for word in (f"--{key}", value) if value]
 
 
@@ -181,8 +205,22 @@ def later(hub, corpora, pushed):
             "dry run": (words(corpora.two, dry_run="true"), TOKEN, nowhere),
             "same": (words(corpora.three), TOKEN, ""),
             "fewer shards": (words(corpora.two), TOKEN, ""),
-            "private": (words(corpora.two, "someone/secret", private="true"), TOKEN, ""),
-            "private now": (words(corpora.two, private="true"), TOKEN, ""),
+            "private": (words(corpora.two, "someone/secret", public=""), TOKEN, ""),
+            "private now": (words(corpora.two, public=""), TOKEN, ""),
+            "first private": (words(corpora.two, "someone/shown", public=""), TOKEN, ""),
+            "then public": (words(corpora.two, "someone/shown", revision="v1"), TOKEN, ""),
+            "other with its tag": (words(corpora.three, "someone/shown", revision="v1"), TOKEN, ""),
+            "first with its tag": (words(corpora.two, "someone/shown", revision="v1"), TOKEN, ""),
+            "tokenizer": (
+                words("", "someone/tokenizer", tokenizer_dir=str(corpora.tokenizer), license="mit"),
+                TOKEN,
+                "",
+            ),
+            "two sources": (words(corpora.two, tokenizer_dir="out"), TOKEN, nowhere),
+            "no source": (words(""), TOKEN, nowhere),
+            "results": (words(corpora.two, results="results.jsonl"), TOKEN, nowhere),
+            "bad revision": (words(corpora.two, revision="main"), TOKEN, nowhere),
+            "no corpus": (words(corpora.tokenizer), TOKEN, nowhere),
             "no repo_id": (words(corpora.two, ""), TOKEN, ""),
             "no license": (words(corpora.two, license=""), TOKEN, ""),
             "unknown license": (words(corpora.two, license="CC BY"), TOKEN, ""),
@@ -204,7 +242,7 @@ def later(hub, corpora, pushed):
         client = run_client(RUN_RECIPE, str(RECIPE), json.dumps(runs), nowhere, hub=hub, directory=pushed.directory)
     results = {name: SimpleNamespace(**client.results[name]) for name in runs}
     main, commit = hub.find("datasets", REPO, "main")
-    visitor = run_client(READ, REPO, pushed.commit, hub=hub, directory=pushed.directory)
+    visitor = run_client(READ, REPO, pushed.commit, SENTENCE, hub=hub, directory=pushed.directory)
     return SimpleNamespace(
         results=results, files=contents(main), commit=commit, commits=list(hub.commits), client=client, visitor=visitor
     )
@@ -225,9 +263,12 @@ def test_the_shards_on_the_hub_are_those_of_the_corpus(pushed, corpora):
 
 
 def test_the_recipe_says_what_it_pushed_and_where(pushed):
-    *files, last = pushed.stdout.splitlines()
-    assert sorted(files) == pushed.commits[0]["added"]
-    assert last.endswith(f"/datasets/{REPO}")
+    *files, total, last = [line.split("  ") for line in map(str.strip, pushed.stdout.splitlines())]
+    assert [name for _, name in files] == pushed.commits[0]["added"]
+    sizes = [len(pushed.files[name]) for _, name in files]
+    assert [size for size, _ in files] == [f"{size:,}" for size in sizes]
+    assert total == [f"{sum(sizes):,}", f"bytes in {len(files)} files"]
+    assert last == [f"are at https://huggingface.co/datasets/{REPO}"]
 
 
 def test_the_snippet_of_the_card_streams_exactly_the_rows_of_the_shards(pushed, corpora):
@@ -335,9 +376,35 @@ def test_a_private_dataset_is_created_private(hub, later):
     assert hub.private == {"someone/secret"}
 
 
-def test_private_refuses_a_dataset_that_is_public(later):
+def test_without_public_a_dataset_that_is_public_is_refused_with_what_to_type(later):
     result = later.results["private now"]  # `create_repo(exist_ok=True)` leaves the visibility of what is there
-    assert result.status == 2 and "is public" in result.err
+    assert result.status == 2 and "is public" in result.err and "`--public true`" in result.err
+
+
+def test_what_was_looked_at_in_private_is_shown_by_the_same_with_public(hub, later):
+    for run in ("first private", "then public"):
+        assert later.results[run].status == 0, later.results[run].err
+    assert "someone/shown" not in hub.private
+
+
+def test_a_revision_is_a_tag_that_goes_on_naming_what_it_named(hub, later, corpora):
+    assert later.results["then public"].out.endswith("/datasets/someone/shown/tree/v1\n")
+    other = later.results["other with its tag"]
+    assert other.status == 2 and "main of someone/shown holds the files, and v1 others as before" in other.err
+    again = later.results["first with its tag"]
+    assert again.status == 2 and "v1 of someone/shown names another commit" in again.err
+    (main, _), (tagged, _) = (hub.find("datasets", "someone/shown", revision) for revision in ("main", "v1"))
+    assert rows(tagged) == rows(corpora.two) and len(list(tagged.glob("*.parquet"))) == 2
+    assert len(list(main.glob("*.parquet"))) == 3
+
+
+def test_a_pushed_tokenizer_loads_by_the_snippet_of_its_card(later, corpora):
+    result = later.results["tokenizer"]
+    assert result.status == 0, result.err
+    assert later.visitor.results["tokenizer"] == [AutoTokenizer.from_pretrained(corpora.tokenizer).tokenize(SENTENCE)]
+    card, manifest = later.visitor.results["card of the tokenizer"]
+    assert "1,200 tokens" in card and manifest["sha256"] in card and "license: mit" in card
+    assert manifest["settings"]["corpus"] == "원본.txt"  # the name of the file, without where it was
 
 
 @pytest.mark.parametrize("repository", ["large", "broken"])
@@ -354,8 +421,13 @@ def test_a_push_that_breaks_off_leaves_nothing_half_done(hub, later, repository)
     [
         ("no repo_id", ["give --repo_id, such as --repo_id OWNER/NAME"]),
         ("no license", ["give --license, such as --license cc-by-sa-4.0"]),
-        ("bad repo_id", ["--repo_id 'someone/my comments'", "give OWNER/NAME"]),
-        ("no owner", ["--repo_id 'comments'", "give OWNER/NAME"]),
+        ("two sources", ["--corpus_dir and --tokenizer_dir to push; give exactly one of --run_dir, --corpus_dir"]),
+        ("no source", ["nothing to push; give exactly one of --run_dir, --corpus_dir, --tokenizer_dir"]),
+        ("results", ["--results are the scores of a model; give --run_dir"]),
+        ("bad revision", ["'main' is no name of a revision", "such as v2022"]),
+        ("no corpus", ["holds no corpus but a tokenizer"]),
+        ("bad repo_id", ["'someone/my comments'", "give OWNER/NAME"]),
+        ("no owner", ["'comments' has no owner; give OWNER/NAME"]),
         ("unknown license", ['"license" must be one of', "--license"]),
         ("unfinished", ["unfinished has no manifest.json", "run it again"]),
         ("damaged", ["train-00001-of-00003.parquet is missing or not what manifest.json says", "run its stage again"]),
@@ -382,8 +454,8 @@ def test_a_source_on_a_hub_that_cannot_be_reached_is_named(later):
 
 
 def test_nothing_that_was_refused_made_a_commit(hub, later):
-    accepted = [commit["repository"] for commit in later.commits if commit["repository"] != "someone/named"]
-    assert accepted == [REPO, REPO, "someone/secret", "someone/derived"]
+    accepted = [commit["repository"].removeprefix("someone/") for commit in later.commits]
+    assert accepted == ["comments"] * 2 + ["secret", "shown", "shown", "tokenizer", "named", "derived"]
     assert [path.name for path in (hub.root / "datasets").iterdir()] == ["someone"]
 
 

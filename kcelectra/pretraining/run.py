@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from transformers import PreTrainedTokenizerBase
+from transformers.trainer_utils import HubStrategy
 
 from kcelectra.corpus.cleaning import RULE_SETS
 from kcelectra.corpus.comments import CommentReader, choose_cleaning
@@ -287,7 +288,11 @@ def _require_room(num_parameters: int, arguments: PretrainingArguments) -> None:
     if arguments.save_steps >= 1:
         num_saves = math.ceil(arguments.max_steps / arguments.save_steps)
     num_kept = min(num_saves, arguments.save_total_limit or num_saves) + 1
-    num_bytes = num_parameters * (BYTES_PER_PARAMETER * num_kept + BYTES_PER_WEIGHT)
+    num_exports = 1
+    if arguments.push_to_hub:  # a copy of what is being pushed
+        num_exports += 1
+        num_kept += arguments.hub_strategy == HubStrategy.CHECKPOINT
+    num_bytes = num_parameters * (BYTES_PER_PARAMETER * num_kept + BYTES_PER_WEIGHT * num_exports)
     run_dir = Path(str(arguments.output_dir))
     present = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
     require_disk_space(run_dir, num_bytes=num_bytes - present, purpose="the run")

@@ -6,14 +6,17 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import set_seed
+from huggingface_hub import CommitInfo
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import HubStrategy
 from transformers.utils import is_torch_xla_available
 
 from kcelectra.errors import InputError
@@ -21,7 +24,9 @@ from kcelectra.pretraining.collator import IGNORED, DataCollatorForReplacedToken
 from kcelectra.pretraining.flops import training_flops_per_row
 from kcelectra.pretraining.metrics import COUNTED, PretrainingMetrics, compute_metrics
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
+from kcelectra.pretraining.plain_checkpoint import load_states
 from kcelectra.pretraining.progress import EpochCallback, OneLineLog, TokensPerSecondProgress
+from kcelectra.pretraining.pushing import Pusher, check_push_arguments
 
 CORRECTED_AFTER = 1e6  # steps after which the bias correction of Adam is 1 in float32; 0.999 ** 1e6 is 0
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -65,6 +70,7 @@ class PretrainingArguments(TrainingArguments):
             precision = choose_precision(use_cpu=self.use_cpu) if self.precision == "auto" else self.precision
             self.bf16, self.fp16 = precision == "bfloat16", precision == "float16"
         super().__post_init__()
+        check_push_arguments(self)
 
 
 def choose_precision(*, use_cpu: bool = False) -> str:
@@ -93,17 +99,21 @@ class KcElectraTrainer(Trainer):
     processes, so that the split of a batch does not change the result (the stock Trainer averages means). Dropout and
     Gumbel noise are a function of (seed, step, process), so a resumed run repeats what an uninterrupted one does.
 
+    With `push_to_hub` it pushes as `Pusher` does, which is not the joint model and no pickle.
+
     Raises:
-        InputError: tokenizer and model disagree about the vocabulary.
+        InputError: tokenizer and model disagree about the vocabulary, or the arguments name a token or no repository.
     """
 
     model: KcElectraForPreTraining
     processing_class: PreTrainedTokenizerBase | None
     data_collator: DataCollatorForReplacedTokenDetection
     train_dataset: Any
+    pusher: Pusher | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_push_arguments(self.args)
         vocab_size = self.model.config.discriminator_config.vocab_size
         if self.processing_class is not None and len(self.processing_class) != vocab_size:
             raise InputError(
@@ -208,6 +218,40 @@ class KcElectraTrainer(Trainer):
             "flops_per_token": flos / num_tokens,
             "teraflops_per_second": flos / seconds / 1e12,
         }
+
+    def init_hf_repo(self) -> None:  # type: ignore[override]  # no token
+        """See before a step is trained that there is a repository to push to."""
+        if self.is_world_process_zero():
+            self.pusher = Pusher(self.args)
+
+    def push_to_hub(  # type: ignore[override]
+        self, commit_message: str | None = None, revision: str | None = None
+    ) -> CommitInfo | None:
+        """Push the model as it is now, and wait for it; `revision` is a tag. See `Pusher.push`."""
+        if not self.is_world_process_zero():
+            return None
+        if self.pusher is None:  # without `push_to_hub` in the arguments
+            self.init_hf_repo()
+        assert self.pusher is not None and self.processing_class is not None
+        model = self.accelerator.unwrap_model(self.model)
+        return self.pusher.push_model(
+            model, self.processing_class, step=self.state.global_step, message=commit_message, tag=revision
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.pusher is not None and self.args.hub_strategy != HubStrategy.END:
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
+            self.pusher.begin(Path(checkpoint_folder))
+
+    def _finish_current_push(self) -> None:
+        if self.pusher is not None:
+            self.pusher.finish()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            owners = {"optimizer": self.optimizer, "scheduler": self.lr_scheduler, "scaler": self.accelerator.scaler}
+            load_states(Path(checkpoint), owners)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return the operations of a batch by the formula of `training_flops_per_row`."""

@@ -1,0 +1,200 @@
+"""The scores of one model for its card: a table, what regenerates each row, and the Hub's two forms of them."""
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+from transformers import AutoModelForPreTraining, AutoTokenizer
+
+from kcelectra.errors import InputError
+from kcelectra.finetuning.protocols import PROTOCOLS
+from kcelectra.finetuning.runner import HYPERPARAMETERS, hash_weights
+from kcelectra.finetuning.tasks import TASKS
+from kcelectra.manifest import write_atomically
+from kcelectra.release.predictions import show
+from kcelectra.release.score_plots import Picture, draw_curves, draw_steps
+from kcelectra.release.scores import BOTH, Group, columns_of, list_footnotes, mark, read_groups
+from kcelectra.tokenization.loading import tokens_by_id
+from kcelectra.tokenization.vocabulary import hash_vocabulary
+
+EVAL_RESULTS_DIR = ".eval_results"
+#: Of the Hub, by metric; text classification for all others, a number to predict included.
+HUB_TASKS = {"entity_f1": "token-classification", "answer_match": "question-answering"}
+NOT_OFFICIAL = ", not the official test split as a whole"
+_HASH = re.compile(r" #[0-9a-f]{6}$")
+_CAPPED = re.compile(r"only the first ([\d,]+) of [\d,]+ of (train|dev|test)")
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """A row for each score, the footnotes below, and for each condition a comment and what is typed."""
+
+    rows: list[dict[str, Any]]
+    footnotes: list[str]
+    commands: list[tuple[str, str]]
+
+
+def read_model_scores(results_file: str | Path, model_dir: str | Path) -> tuple[list[Group], list[Group]]:
+    """Return the groups of a model, and those of all checkpoints of its run: by contents, whatever they are called.
+
+    Raises:
+        InputError: no row is of these weights with this tokenizer, or the file cannot be read.
+    """
+    weights = hash_weights(AutoModelForPreTraining.from_pretrained(model_dir).base_model)
+    vocabulary = hash_vocabulary(tokens_by_id(AutoTokenizer.from_pretrained(model_dir)))
+    groups = read_groups(results_file)
+    wanted = (weights, vocabulary)
+    own = [group for group in groups if (group.first["weights_sha256"], group.first["tokenizer_sha256"]) == wanted]
+    if not own:
+        raise InputError(
+            f"no row of {results_file} is of the weights and the tokenizer in {model_dir}; fine-tune these: "
+            f"python recipes/finetune.py --model {model_dir} --task nsmc --data_dir data"
+        )
+    family = [group for group in groups if group.family == own[0].family]
+    short = {group.column: _HASH.sub("", group.column) for group in own}  # other models may have made it necessary
+    names = {column: name if list(short.values()).count(name) == 1 else column for column, name in short.items()}
+    ordered = [group for members in columns_of(own).values() for group in members]
+    return [replace(group, column=names[group.column]) for group in ordered], family
+
+
+def tabulate_model(groups: Sequence[Group], repo_id: str) -> ScoreTable:
+    """Return the table of a model's scores, in percent, and the commands, for which it lies at `repo_id`."""
+    rows, footnotes, commands = [], list[str](), []
+    for group in groups:
+        first, one = group.first, group.summary
+        facts = {key: first[key] for key in ("task", "protocol", "selected_on")} | {"num_seeds": one.num_seeds}
+        facts["marks"] = mark(footnotes, [*group.caveats, *_find_limits(group)]).strip()
+        names = [name for name in first["metrics"] if not name.startswith("num_")]  # which are counts
+        for name in sorted(names, key=lambda name: name != first["selected_by"]):
+            score = _show_score(*group.measure(name))
+            if name == first["selected_by"] and one.low is not None and one.high is not None:
+                score += f" [{100 * one.low:.2f}, {100 * one.high:.2f}]"
+            rows.append({**facts, "name": name, "score": score})
+        files = ", ".join(f"{split} {digest[:12]}" for split, digest in first["data_sha256"].items())
+        commands.append((show(f"{group.column}; sha256 of the files: {files}"), _describe_command(group, repo_id)))
+    return ScoreTable(rows, list_footnotes(footnotes), commands)
+
+
+def draw_scores(groups: Sequence[Group], family: Sequence[Group], images_dir: Path, repo_id: str) -> list[Picture]:
+    """Draw the scores over pretraining, where there are any, and each column over fine-tuning."""
+    steps = draw_steps([_rename(group, repo_id) for group in family], images_dir / "scores.png")
+    curves = [
+        draw_curves([_rename(group, repo_id) for group in members], images_dir / f"finetuning-{number}.png")._replace(
+            caption=f"{column}. A line for each seed, a dot at the step that was chosen."
+        )
+        for number, (column, members) in enumerate(columns_of(groups).items(), start=1)
+    ]
+    return [*filter(None, [steps]), *curves]
+
+
+def list_eval_results(groups: Sequence[Group]) -> list[EvalResult]:
+    """Return what `model-index` of a card is made of: the mean of each reported score, in percent."""
+    return [
+        EvalResult(
+            task_type=HUB_TASKS.get(group.first["metric"], "text-classification"),
+            dataset_type=_hub_id(group) or show(group.first["task"]),
+            dataset_name=show(group.first["task"]) + ("" if _hub_id(group) else NOT_OFFICIAL),
+            dataset_split="test",
+            metric_type=group.first["selected_by"],
+            metric_value=round(100 * group.summary.mean, 2),
+            metric_name=show(f"{group.first['selected_by']}, {_describe_mean(group)}"),
+        )
+        for group in groups
+    ]
+
+
+def write_eval_results(groups: Sequence[Group], release_dir: Path, repo_id: str) -> list[Path]:
+    """Write `.eval_results/*.yaml`, which the Hub shows beside others' scores, and return the files.
+
+    Only what can stand there: on a whole official test split that is on the Hub, the step chosen on dev.
+    """
+    paths = list[Path]()
+    for group in groups:
+        dataset_id = _hub_id(group)
+        if dataset_id is None or group.first["selected_on"] != "dev":
+            continue
+        entry = EvalResultEntry(
+            dataset_id=dataset_id,
+            task_id=group.first["task"],
+            value=round(100 * group.summary.mean, 2),
+            source_url=f"https://huggingface.co/{repo_id}",
+            notes="; ".join([show(f"{group.first['selected_by']}, {_describe_mean(group)}"), *group.caveats]),
+        )
+        directory = release_dir / EVAL_RESULTS_DIR
+        directory.mkdir(exist_ok=True)
+        same = [path for path in paths if path.name.startswith(f"{entry.task_id}.")]
+        paths.append(directory / f"{entry.task_id}.{len(same)}.yaml" if same else directory / f"{entry.task_id}.yaml")
+        write_atomically(paths[-1], yaml.safe_dump(eval_result_entries_to_yaml([entry]), allow_unicode=True))
+    return paths
+
+
+def _hub_id(group: Group) -> str | None:
+    """Return where on the Hub the test split lies, if it is the official one and was used as a whole."""
+    task = TASKS.get(group.first["task"])
+    if task is None or "test" in _find_caps(group.first):
+        return None
+    official = task.sha256.get(task.files["test"][0])
+    return task.hub_id if official is not None and group.first["data_sha256"].get("test") == official else None
+
+
+def _find_caps(row: dict[str, Any]) -> dict[str, str]:
+    """Return how many examples of a split were used, of those splits that were cut; the runner's notes say it."""
+    return {split: count.replace(",", "") for note in row["notes"] for count, split in _CAPPED.findall(note)}
+
+
+def _describe_mean(group: Group) -> str:
+    one, first = group.summary, group.first
+    parts = ["1 seed" if one.num_seeds == 1 else f"mean of {one.num_seeds} seeds"]
+    if one.sd is not None:
+        parts.append(f"sd {100 * one.sd:.2f}")
+    if one.low is not None and one.high is not None:
+        parts.append(f"95 % interval {100 * one.low:.2f} to {100 * one.high:.2f}")
+    return ", ".join([*parts, f"protocol {first['protocol']}", f"step chosen on {first['selected_on']}"])
+
+
+def _show_score(mean: float | None, deviation: float | None) -> str:
+    return f"{100 * (mean or 0):.2f}" if deviation is None else f"{100 * (mean or 0):.2f} ± {100 * deviation:.2f}"
+
+
+def _find_limits(group: Group) -> Iterator[str]:
+    covers = group.summary.covers
+    if covers == "nothing":
+        yield "no interval: one seed, and no predictions"
+    elif covers != BOTH:
+        yield f"the interval is over {covers} alone"
+
+
+def _rename(group: Group, repo_id: str) -> Group:
+    """Return a group under the name of the release: its own may be a path of this machine."""
+    step = group.first["step"]
+    return replace(group, model=repo_id if step is None else f"{repo_id}, step {step}")
+
+
+def _describe_command(group: Group, repo_id: str) -> str:
+    """Return what makes the rows of a group again, where the data lie as the recipe looks for them."""
+    first = group.first
+    words = ["python", "recipes/finetune.py", "--model", repo_id, *_describe_data(first)]
+    words += ["--protocol", first["protocol"], "--seeds", *(str(row["seed"]) for row in group.rows)]
+    task, protocol = TASKS.get(first["task"]), PROTOCOLS.get(first["protocol"])
+    usual = asdict(protocol.settle(task)) if task and protocol and task.name in (protocol.changes or TASKS) else {}
+    for name in (*HYPERPARAMETERS, "rules"):
+        value = first["settings"].get(name)
+        words += [f"--{name}", str(value)] if value is not None and value != usual.get(name) else []
+    capped = _find_caps(first)
+    words += ["--max_train", capped["train"]] if "train" in capped else []
+    words += ["--max_eval", capped.get("test") or capped["dev"]] if {"dev", "test"} & capped.keys() else []
+    return shlex.join(map(show, words))
+
+
+def _describe_data(row: dict[str, Any]) -> list[str]:
+    if row["task"] in TASKS:
+        return ["--task", row["task"], "--data_dir", "data"]
+    columns, labels = row["columns"] or ["TEXT", "LABEL"], row["labels"] or []
+    num_texts = len(columns) - (len(labels) if columns[-len(labels) :] == labels else 1)
+    words = ["--data", "FILE", "--text", *columns[:num_texts], "--label", *columns[num_texts:]]
+    return [*map(str, words), "--name", row["task"]]

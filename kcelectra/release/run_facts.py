@@ -1,0 +1,183 @@
+"""What the files of a pretraining run say of it: what was asked for, how long it took, what it was trained on."""
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from kcelectra.arguments import read_preset
+from kcelectra.errors import InputError
+from kcelectra.finetuning.tables import HUB_ID
+from kcelectra.manifest import read_manifest
+from kcelectra.release.predictions import show
+
+SETTINGS_FILE, STATE_FILE, HISTORY_FILE = "run.yaml", "trainer_state.json", "report/history.json"
+POWER_FILE = "facts.yaml"
+POWER = ("device", "watts", "grams_co2_per_kwh")
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run's files say; None where they say nothing.
+
+    Args:
+        settings: every argument that was given, by name; none of them a token.
+        step: that the weights have behind them.
+        max_steps: of the whole run.
+        history: what was logged up to the step, one dictionary an interval.
+        flos: operations up to the step.
+        tokens_per_step: that were trained on, of all processes, padding aside; a mean.
+        seconds: of training up to the step, as far as it is logged: work that was lost is not.
+        corpus: manifest of the corpus.
+        tokenizer: manifest of the tokenizer.
+        versions: of the packages that exported the weights.
+        power: `device`, `watts` and `grams_co2_per_kwh`, each None where it is not known.
+    """
+
+    settings: dict[str, Any]
+    step: int
+    max_steps: int | None
+    history: list[dict[str, Any]]
+    flos: float | None
+    tokens_per_step: float | None
+    seconds: float | None
+    corpus: dict[str, Any] | None
+    tokenizer: dict[str, Any] | None
+    versions: dict[str, str]
+    power: dict[str, Any]
+
+    @property
+    def dataset(self) -> str | None:
+        """What was trained on: the id of a dataset on the Hub, or the name of what lay on this machine."""
+        dataset = self.settings.get("dataset")
+        return None if dataset is None else name_of(dataset)
+
+    @property
+    def hub_dataset(self) -> str | None:
+        """The id of the dataset, if it is one of the Hub: it looks like it, and neither it nor its owner is a path."""
+        dataset = str(self.settings.get("dataset"))
+        is_id = HUB_ID.fullmatch(dataset) is not None and not Path(dataset).parent.exists()
+        return dataset if is_id else None
+
+    @property
+    def rules(self) -> str | None:
+        """The rule set that the text was cleaned by, where a manifest or the settings name it."""
+        if self.corpus is not None:
+            return self.corpus["settings"]["rules"]
+        # One that the run trained read what the run reads; that of a corpus names the rules on top of the corpus's own
+        own = self.tokenizer["settings"] if self.tokenizer and "tokenizer" not in self.settings else {}
+        return self.settings.get("rules") or own.get("rules")
+
+    @property
+    def command(self) -> str:
+        """What makes the run again; a path of this machine goes by its name alone."""
+        words = ["accelerate", "launch", "recipes/pretrain.py"]
+        for key, value in self.settings.items():
+            values = value if isinstance(value, list) else [str(value).lower() if isinstance(value, bool) else value]
+            words += [] if value is None else [f"--{key}", *map(name_of, values)]
+        return shlex.join(map(show, words))
+
+
+def read_run(run_dir: str | Path, *, step: int | None = None, corpus_dir: str | Path | None = None) -> RunFacts:
+    """Return what the files of a run say.
+
+    Args:
+        run_dir: the output directory of `recipes/pretrain.py`. What no run knows may stand there in `facts.yaml`:
+            `device`, a text; `watts`, that all devices drew together; `grams_co2_per_kwh`, of their electricity.
+        step: of the checkpoint that is asked about; the last one if None.
+        corpus_dir: what the run was trained on, if its settings do not say so or it has moved.
+
+    Raises:
+        InputError: it is no run, has logged nothing or has not come to that step, `corpus_dir` is no corpus, or
+            `facts.yaml` holds something else.
+    """
+    run_dir = Path(run_dir)
+    if not (run_dir / SETTINGS_FILE).is_file():
+        raise InputError(f"{run_dir} has no {SETTINGS_FILE}; give the --output_dir of recipes/pretrain.py")
+    settings = {key: value for key, value in read_preset(run_dir / SETTINGS_FILE).items() if not _is_secret(key)}
+    state = _read_last_state(run_dir)
+    logged = _read_history(run_dir, state)
+    last = max(state.get("global_step", 0), logged[-1]["step"])
+    if step is not None and not 0 < step <= last:
+        raise InputError(f"step is {step}, and {run_dir} has come to {last}; give a step of one of its checkpoints")
+    step = step or last
+    history = [entry for entry in logged if entry["step"] <= step]
+    per_step = state["total_flos"] / state["global_step"] if state else None
+    tokens = per_step / median(entry["flops_per_token"] for entry in logged) if per_step else None
+    tokenizer_dir = settings.get("tokenizer") or run_dir / "tokenizer"
+    return RunFacts(
+        settings=settings,
+        step=step,
+        max_steps=state.get("max_steps") or settings.get("max_steps"),
+        history=history or logged[:1],
+        flos=per_step and per_step * step,
+        tokens_per_step=tokens,
+        seconds=tokens and tokens * _sum_seconds_per_token(history),
+        corpus=_read_corpus(corpus_dir, settings.get("dataset")),
+        tokenizer=_read_stage(tokenizer_dir, "tokenizer"),
+        versions=(read_manifest(run_dir / "export") or {}).get("versions", {}),
+        power=_read_power(run_dir / POWER_FILE),
+    )
+
+
+def name_of(value: object) -> str:
+    """Return a setting as text; of a path that only this machine has, its name."""
+    text = str(value)
+    return os.path.basename(text.rstrip("/")) if os.path.isabs(os.path.expanduser(text)) else text
+
+
+def _is_secret(key: str) -> bool:
+    return key.endswith("token")  # `hub_token`
+
+
+def _read_last_state(run_dir: Path) -> dict[str, Any]:
+    """Return the state of the newest checkpoint that can be read, or nothing."""
+    states = []
+    for path in run_dir.glob(f"checkpoint-*/{STATE_FILE}"):
+        try:
+            states.append(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError:  # cut while it was written
+            continue
+    return max(states, key=lambda state: state["global_step"], default={})
+
+
+def _read_history(run_dir: Path, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    path = run_dir / HISTORY_FILE
+    logged = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else state.get("log_history", [])
+    entries = [entry for entry in logged if "generator_loss" in entry]
+    if not entries:
+        raise InputError(f"{run_dir} has logged nothing; give a run that has, with --logging_steps below --max_steps")
+    return [{key: math.nan if value is None else value for key, value in entry.items()} for entry in entries]
+
+
+def _sum_seconds_per_token(history: list[dict[str, Any]]) -> float:
+    """Return the time of a run whose steps have one token each."""
+    pairs = pairwise([{"step": 0}, *history])
+    return sum((entry["step"] - before["step"]) / entry["tokens_per_second"] for before, entry in pairs)
+
+
+def _read_corpus(corpus_dir: str | Path | None, dataset: str | None) -> dict[str, Any] | None:
+    manifest = _read_stage(corpus_dir or dataset, "corpus")
+    if corpus_dir is not None and manifest is None:
+        raise InputError(f"{corpus_dir} is no corpus; give the --output_dir of recipes/build_corpus.py")
+    return manifest
+
+
+def _read_stage(directory: str | Path | None, stage: str) -> dict[str, Any] | None:
+    manifest = read_manifest(directory) if directory is not None and Path(directory).is_dir() else None
+    return manifest if manifest is not None and manifest.get("stage") == stage else None
+
+
+def _read_power(path: Path) -> dict[str, Any]:
+    power = read_preset(path) if path.is_file() else {}
+    for name, value in power.items():
+        is_right = isinstance(value, str) if name == "device" else isinstance(value, (int, float)) and value > 0
+        if name not in POWER or not is_right:
+            raise InputError(f"{path}: {name} is {value!r}; give device, a text, watts and grams_co2_per_kwh, above 0")
+    return dict.fromkeys(POWER) | power
