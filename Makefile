@@ -17,7 +17,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "== installing into $(VENV)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,reference,cluster,morphemes,finetuning]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,reference,cluster,morphemes,finetuning,onnx]"
 	@touch $@
 
 demo: setup

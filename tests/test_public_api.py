@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "corpus": set(),
     "pretraining": {"corpus"},
     "finetuning": {"corpus"},
-    "release": {"finetuning"},
+    "release": {"corpus", "finetuning"},
     "tokenization": {"corpus"},
     **{name: set() for name in SHARED_MODULES},
 }
