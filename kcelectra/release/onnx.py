@@ -40,7 +40,8 @@ def export_onnx(model_dir: str | Path, output_dir: str | Path, *, quantize: bool
     """Write a model as ONNX, for batches of any number of rows and tokens.
 
     The inputs are `input_ids`, `attention_mask` and `token_type_ids`, each (batch, length) int64; the outputs go by
-    the names they have in PyTorch. int8 needs no data: activations are measured as they come.
+    the names they have in PyTorch. int8 needs no data: activations are scaled as they come, by one scale a batch, so
+    that a row's output changes a little with the rows beside it.
 
     Args:
         model_dir: an exported or fine-tuned repository: a model with one of the heads of `AUTO_CLASSES`, and its
@@ -100,11 +101,10 @@ def _hash_files(model_dir: Path) -> dict[str, str]:
 
 def _is_finished(output_dir: Path, facts: dict[str, Any]) -> bool:
     """Return whether this very export is there; anything else that is there is refused."""
-    is_directory = output_dir.is_dir() and not output_dir.is_symlink()
-    if is_directory and facts.items() <= (read_manifest(output_dir) or {}).items():
+    if output_dir.is_dir() and facts.items() <= (read_manifest(output_dir) or {}).items():
         verify_manifest(output_dir)
         return True
-    is_free = not output_dir.exists() or is_directory and not any(output_dir.iterdir())
+    is_free = not output_dir.exists() or output_dir.is_dir() and not any(output_dir.iterdir())
     if not is_free or output_dir.is_symlink() or not output_dir.name:
         raise InputError(f"{output_dir} is there, and holds something else; give another output_dir, or delete it")
     return False
