@@ -244,6 +244,13 @@ def test_a_line_that_was_cut_is_no_row_and_is_cut_off(tmp_path):
     assert read_results(path) == [{"key": "a"}, {"key": "c"}]
 
 
+def test_a_row_that_is_there_is_returned_and_not_appended(tmp_path):
+    path = tmp_path / "results.jsonl"
+    first = append_result(path, {"key": "a", "seconds": 1})
+    assert append_result(path, {"key": "a", "seconds": 2}) == first == {"key": "a", "seconds": 1}
+    assert read_results(path) == [first]
+
+
 def _append(path: Path, name: str) -> None:
     for number in range(50):
         append_result(path, {"key": f"{name}{number}", "text": "가" * 5000})

@@ -15,6 +15,7 @@ from matplotlib.image import imread
 from score_rows import make_lines, make_row, make_runs, write_results
 
 from kcelectra.errors import InputError
+from kcelectra.release import score_report
 from kcelectra.release.published import read_published
 from kcelectra.release.score_plots import draw_classes, draw_confusions, draw_curves, draw_steps, name_for_drawing
 from kcelectra.release.score_report import describe_published, write_score_report
@@ -121,7 +122,13 @@ def test_the_report_is_these_files_and_its_pictures_are_in_the_page(page, writte
     kinds += [f"classes-{column}-{model}" for column in (2, 5) for model in (1, 2)]
     assert pictures.keys() == {*kinds, *(f"curves-{column}" for column in range(1, 6))}
     names = {path.name for path in written[1].iterdir()}
-    assert names == {f"{name}.png" for name in pictures} | {"index.html", "scores.md", "scores.csv", "published.md"}
+    assert names == {f"{name}.png" for name in pictures} | {
+        "index.html",
+        "scores.md",
+        "scores.csv",
+        "published.md",
+        "published.csv",
+    }
 
 
 def test_every_table_of_the_markdown_is_in_the_page(page, written):
@@ -181,7 +188,9 @@ def test_an_unknown_baseline_leaves_nothing(tmp_path):
 
 def test_without_results_the_published_scores_are_all_there_is(tmp_path):
     report = write_score_report(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"index.html", "published.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {"index.html", "published.md", "published.csv"}
+    packaged = Path(score_report.__file__).with_name("published.csv")
+    assert (tmp_path / "published.csv").read_bytes() == packaged.read_bytes()
     page, text = Page(report.page), (tmp_path / "published.md").read_text(encoding="utf-8")
     assert "Only scores of one protocol can be compared." in text and "Only scores of one protocol" in page.text
     for cell in read_published():

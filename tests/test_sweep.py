@@ -111,6 +111,11 @@ def test_what_cannot_be_done_is_named_after_all_else_is_done(models, data_dir, t
     assert [row["task"] for row in read_results(tmp_path / "results.jsonl")] == ["nsmc", "nsmc"]
 
 
+def test_what_fails_in_every_run_is_said_once(models, data_dir, tmp_path):
+    with pytest.raises(InputError, match="^paws: no translated_train.tsv or train.tsv in [^\n]*$"):
+        run_sweep(Sweep(output_dir=str(tmp_path), data_dir=data_dir), plan_jobs(models, ["paws"], [0, 1, 2]))
+
+
 def test_a_run_that_collapses_is_followed_by_another_seed(models, data_dir, tmp_path):
     sweep = Sweep(output_dir=str(tmp_path), data_dir=data_dir, options={**SHORT, "learning_rate": 5.0})
     rows = run_sweep(sweep, plan_jobs(models[:1], ["nsmc"], [0, 7], reruns_collapsed=True))

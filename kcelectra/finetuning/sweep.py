@@ -176,14 +176,14 @@ def run_sweep(sweep: Sweep, jobs: Sequence[Job], *, num_workers: int | None = No
     if num_workers > 1 or num_devices > 1:
         _run_in_processes(sweep, jobs, token, num_workers=num_workers, num_devices=num_devices)
     outcomes = _do_jobs(sweep, jobs, token)  # all, or those of a worker that was killed
-    failures = [
-        f"{job.model.source}, {job.task}, seed {job.seed}: {outcome['error']}"
-        for job, outcome in outcomes.items()
-        if "error" in outcome
-    ]
-    if failures:
-        reasons = "\n  ".join(failures)
-        raise InputError(f"{len(failures)} of {len(jobs)} runs could not be done, all others were:\n  {reasons}")
+    errors = {job: outcome["error"] for job, outcome in outcomes.items() if "error" in outcome}
+    if len(errors) == len(jobs) and len(set(errors.values())) == 1:
+        raise InputError(errors[jobs[0]])  # the same of every seed
+    if errors:
+        reasons = [f"{job.model.source}, {job.task}, seed {job.seed}: {error}" for job, error in errors.items()]
+        raise InputError(
+            "\n  ".join([f"{len(errors)} of {len(jobs)} runs could not be done, all others were:", *reasons])
+        )
     rows = {row["key"]: row for row in read_results(Path(sweep.output_dir, RESULTS_FILE))}
     return [rows[key] for outcome in outcomes.values() for key in outcome["keys"]]
 

@@ -8,7 +8,7 @@ from kcelectra.errors import InputError
 from kcelectra.manifest import write_atomically
 from kcelectra.release.page import embed, render_page
 from kcelectra.release.predictions import pick_errors
-from kcelectra.release.published import Cell, check_published, read_published
+from kcelectra.release.published import Cell, check_published, read_published, write_published
 from kcelectra.release.score_plots import draw_classes, draw_confusions, draw_curves, draw_steps
 from kcelectra.release.scores import (
     TEXT_COLUMNS,
@@ -25,7 +25,8 @@ from kcelectra.release.scores import (
     to_markdown,
 )
 
-PAGE, SCORES, SCORES_CSV, PUBLISHED = "index.html", "scores.md", "scores.csv", "published.md"
+PAGE, SCORES, SCORES_CSV = "index.html", "scores.md", "scores.csv"
+PUBLISHED, PUBLISHED_CSV = "published.md", "published.csv"
 #: 1.7 points: KorSTS, the most of the 12 runs whose files have dev scores too (kcelectra.md, 2.3).
 NOT_COMPARABLE = (
     "Only scores of one protocol can be compared. Rows of another had other code, hyperparameters or splits, or were "
@@ -48,7 +49,7 @@ def write_score_report(
     baseline: str | None = None,
     sweep_file: str | Path | None = None,
 ) -> ScoreReport:
-    """Write `index.html` and `published.md`, and of results `scores.md`, `scores.csv` and the pictures.
+    """Write `index.html` and `published.{md,csv}`, and of results `scores.{md,csv}` and the pictures.
 
     Args:
         output_dir: made if it does not exist.
@@ -84,6 +85,7 @@ def write_score_report(
         embed=embed,
     )
     write_atomically(output_dir / PUBLISHED, "\n".join([f"{NOT_COMPARABLE}\n", *map(to_markdown, published)]))
+    write_published(cells, output_dir / PUBLISHED_CSV)
     if groups:
         scores = [*tables, *(section["table"] for section in sections)]
         write_atomically(output_dir / SCORES, "\n".join(map(to_markdown, scores)))
