@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kcelectra.corpus.comments import MAX_NAMED_ROWS, Comment, CommentReader, find_files
-from kcelectra.corpus.formats import READ_BATCH_SIZE
+from kcelectra.corpus.formats import READ_BATCH_SIZE, split_file
 from kcelectra.corpus.sample import generate_sample
 from kcelectra.errors import InputError
 
@@ -211,6 +211,129 @@ def test_a_second_pass_equals_the_first(tmp_path, suffix):
     next(iter(reader))  # a pass that is given up
     assert list(reader) == first
     assert reader.counts == counts == {"comments": 1500, "invalid UTF-8": 1}
+
+
+# from the middle on
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Read everything in pieces so small that a short file has many."""
+    monkeypatch.setattr("kcelectra.corpus.comments.PART_BYTES", 600)
+    monkeypatch.setattr("kcelectra.corpus.formats.READ_BYTES", 250)
+    monkeypatch.setattr("kcelectra.corpus.formats.READ_BATCH_SIZE", 7)
+
+
+def write_some_bad(path: Path, num_rows: int) -> Path:
+    """Write comments of which each ninth is no UTF-8."""
+    write_texts(path, [b"\xff" if i % 9 == 8 else f"{i} 번째 댓글".encode() for i in range(num_rows)])
+    if path.suffix == ".parquet":
+        pq.write_table(pq.read_table(path), path, row_group_size=13)
+    return path
+
+
+def read_behind(reader: CommentReader, position: dict | None = None) -> list[tuple[dict, list[Comment]]]:
+    return list(reader.read(position))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_reading_in_parts_changes_no_comment_no_count_and_no_row_number(tmp_path, caplog, suffix, small_pieces):
+    source = write_some_bad(tmp_path / f"a{suffix}", 150)
+    comments, reader = read(source)
+    assert [comment.text for comment in comments] == [f"{i} 번째 댓글" for i in range(150) if i % 9 != 8]
+    assert reader.counts == {"comments": len(comments), "invalid UTF-8": 150 // 9}
+    named = [f"{source}, row {9 * i + 9}: invalid UTF-8; the row is left out" for i in range(MAX_NAMED_ROWS)]
+    assert warnings_of(caplog) == named
+    if suffix in (".txt", ".jsonl", ".ndjson", ".parquet"):
+        assert len(split_file(str(source), 600)) > 3
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_reading_can_begin_at_each_position_and_goes_on_as_if_it_had_not_ended(tmp_path, caplog, suffix, small_pieces):
+    for name in "ab":
+        write_some_bad(tmp_path / f"{name}{suffix}", 60)
+    reader = CommentReader(str(tmp_path))
+    whole, counts, warnings = read_behind(reader), reader.counts, warnings_of(caplog)
+    for number, (position, _) in enumerate(whole):
+        caplog.clear()
+        again = CommentReader(str(tmp_path))
+        assert read_behind(again, json.loads(json.dumps(position))) == whole[number:]
+        assert again.counts == counts
+        num_bad = sum(position["counts"].values()) - position["counts"].get("comments", 0)
+        assert warnings_of(caplog) == warnings[num_bad:]
+    assert len(whole) > 4
+
+
+def test_a_position_knows_whether_parents_were_seen(tmp_path, small_pieces):
+    write_rows(tmp_path / "a.jsonl", ROWS)
+    write_texts(tmp_path / "b.txt", [b"x"] * 30)
+    (position, _) = list(CommentReader(str(tmp_path)).read())[-1]
+    reader = CommentReader(str(tmp_path))
+    assert [len(batch) for _, batch in reader.read(position)] != []
+    assert reader.has_parents
+
+
+def test_a_pass_knows_nothing_of_the_parents_that_another_saw(tmp_path):
+    write_texts(tmp_path / "a.txt", [b"x"])
+    write_rows(tmp_path / "b.jsonl", ROWS)
+    reader = CommentReader(str(tmp_path))
+    for _ in range(2):
+        seen = [reader.has_parents for _ in reader]
+        assert seen == [False, True]
+
+
+@pytest.mark.parametrize("change", ["file gone", "cut", "rewritten", "of the Hub"])
+def test_a_position_that_the_source_has_no_more_is_an_input_error_that_names_the_cure(tmp_path, change, small_pieces):
+    for name in "ab":
+        write_texts(tmp_path / f"{name}.txt", [b"%d" % i for i in range(500)])
+    (position, _) = list(CommentReader(str(tmp_path)).read())[-1]
+    if change == "file gone":
+        os.remove(tmp_path / "b.txt")
+    elif change == "cut":
+        os.truncate(tmp_path / "b.txt", 500)
+    elif change == "rewritten":
+        write_texts(tmp_path / "b.txt", [b"longer %d" % i for i in range(500)])
+    else:
+        position["place"] = {"row": 7, "state": {"epoch": 0}}
+    with pytest.raises(InputError, match=r"has no place .* it has changed; put it back as it was, or begin a new run"):
+        read_behind(CommentReader(str(tmp_path)), position)
+
+
+def test_a_fingerprint_tells_sources_apart_and_not_where_they_lie(tmp_path):
+    def write(directory: str, texts: list[bytes], name: str = "b.txt") -> dict:
+        (tmp_path / directory).mkdir()
+        write_texts(tmp_path / directory / "a.txt", [b"same"])
+        write_texts(tmp_path / directory / name, texts)
+        return CommentReader(str(tmp_path / directory)).fingerprint()
+
+    first = write("first", [b"x", b"y"])
+    assert json.loads(json.dumps(first)) == first == write("moved", [b"x", b"y"])
+    others = [
+        write("changed", [b"x", b"z"]),
+        write("longer", [b"x", b"y", b"z"]),
+        write("renamed", [b"x", b"y"], "c.txt"),
+    ]
+    assert first not in others
+    os.remove(tmp_path / "moved" / "b.txt")
+    assert CommentReader(str(tmp_path / "moved")).fingerprint() != first
+    (tmp_path / "same.jsonl").write_text('{"text": "x", "other": "y"}\n')
+    prints = [CommentReader(str(tmp_path / "same.jsonl"), text_column=c).fingerprint() for c in ("text", "other")]
+    assert prints[0] != prints[1]
+
+
+@pytest.mark.parametrize("where", [0, 1 << 20, -1])
+def test_a_fingerprint_of_a_large_file_reads_its_ends(tmp_path, where):
+    source = tmp_path / "a.txt"
+    lines = b"comment\n" * (3 << 17)
+    source.write_bytes(lines)
+    before = CommentReader(str(source)).fingerprint()
+    with open(source, "r+b") as file:
+        file.seek(where % len(lines))
+        file.write(b"X")
+    is_told = where != 1 << 20  # what lies between is told by the size alone
+    assert (CommentReader(str(source)).fingerprint() != before) == is_told
+    source.write_bytes(lines + b"comment\n")
+    assert CommentReader(str(source)).fingerprint() != before
 
 
 # bad rows

@@ -1,6 +1,7 @@
 """Comments of a source as a stream: local files or a dataset of the Hub."""
 
 import glob
+import hashlib
 import logging
 import os
 from collections import Counter
@@ -15,12 +16,12 @@ from kcelectra.corpus.formats import (
     OPTIONAL_COLUMNS,
     READ_BATCH_SIZE,
     UNREADABLE,
-    Part,
     Rows,
     check_file,
     format_of,
     from_arrow,
     read_part,
+    split_file,
 )
 from kcelectra.corpus.vectorized import clean_batch
 from kcelectra.errors import InputError
@@ -29,6 +30,9 @@ from kcelectra.manifest import read_manifest
 logger = logging.getLogger(__name__)
 
 MAX_NAMED_ROWS = 10  # bad rows that get a line each in the log; the others are counted
+PART_BYTES = 4 << 20  # of a file; what is read again at most, where it can be split, to go on in the middle
+HASHED_BYTES = 1 << 20  # at either end of a file
+START = {"file": 0, "start": 0, "batch": 0, "row": 0}
 GLOB_CHARACTERS = "*?["
 
 
@@ -75,23 +79,75 @@ class CommentReader:
 
     def __iter__(self) -> Iterator[list[Comment]]:
         """Yield batches of comments, from the beginning."""
-        self.counts.clear()
-        for source, parts in self._open_sources():
-            num_rows = 0
-            for rows in parts:
-                self._drop(rows, source, num_rows)
-                num_rows += len(rows)
-                self.has_parents |= "parent_id" in rows.columns
-                texts = rows.columns[self.text_column]
-                others = (rows.columns.get(name) or [None] * len(texts) for name in OPTIONAL_COLUMNS)
-                self.counts["comments"] += len(texts)
-                yield list(map(Comment, texts, *others))
+        return (comments for _, comments in self.read())
 
-    def _open_sources(self) -> Iterator[tuple[str, Iterator[Rows]]]:
+    def read(self, position: dict[str, Any] | None = None) -> Iterator[tuple[dict[str, Any], list[Comment]]]:
+        """Yield batches of comments, each behind its position, where another reader of the source can begin.
+
+        Args:
+            position: JSON, of the first batch; the beginning if None.
+
+        Raises:
+            InputError: the source has no such position; and see the class.
+        """
+        is_missing = position is not None
+        position = position or {"place": None, "counts": {}, "has_parents": False}
+        self.counts = Counter(position["counts"])
+        self.has_parents = position["has_parents"]
+        for source, place, rows in self._read_places(position["place"]):
+            if is_missing and place != position["place"]:
+                break
+            is_missing = False
+            position = {"place": place, "counts": dict(self.counts), "has_parents": self.has_parents}
+            self._drop(rows, source, place["row"])
+            self.has_parents |= "parent_id" in rows.columns
+            texts = rows.columns[self.text_column]
+            others = (rows.columns.get(name) or [None] * len(texts) for name in OPTIONAL_COLUMNS)
+            self.counts["comments"] += len(texts)
+            yield position, list(map(Comment, texts, *others))
+        if is_missing:
+            raise InputError(
+                f"{self.dataset} has no place {position['place']}, where it was to be read on: it has changed; put it "
+                "back as it was, or begin a new run"
+            )
+
+    def _read_places(self, first: dict[str, Any] | None) -> Iterator[tuple[str, dict[str, Any], Rows]]:
+        """Yield the source of each batch, its place and its rows, from a place on."""
+        if self.files:
+            yield from self._read_files(START | (first or {}))
+            return
+        row, state = (0, None) if first is None else (first["row"], first.get("state"))
+        hub = _read_hub(self.dataset, self.text_column, split=self.split, revision=self.revision, state=state)
+        for state, rows in hub:
+            yield self.dataset, {"row": row, "state": state}, rows
+            row += len(rows)
+
+    def _read_files(self, place: dict[str, int]) -> Iterator[tuple[str, dict[str, Any], Rows]]:
+        for index, file in enumerate(self.files):
+            if index < place["file"]:
+                continue
+            row = place["row"]
+            for part in split_file(file, PART_BYTES):
+                if part.start < place["start"]:
+                    continue
+                for batch, rows in enumerate(read_part(part, self.text_column)):
+                    if batch >= place["batch"]:
+                        yield file, {"file": index, "start": part.start, "batch": batch, "row": row}, rows
+                        row += len(rows)
+                place = START
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells, as far as a moment allows, whether two readers read the same comments; JSON.
+
+        Of files it is the name, the size and a sha256 of the first and the last MiB; of a Hub dataset the commit.
+
+        Raises:
+            InputError: the Hub does not tell the commit.
+        """
         if not self.files:
-            yield self.dataset, read_from_hub(self.dataset, self.text_column, split=self.split, revision=self.revision)
-        for file in self.files:
-            yield file, read_part(Part(file), self.text_column)
+            source = {"split": self.split, "commit": find_revision(self.dataset, self.revision)}
+            return {"dataset": self.dataset, "text_column": self.text_column, **source}
+        return {"text_column": self.text_column, "files": [_describe_file(file) for file in self.files]}
 
     def _drop(self, rows: Rows, source: str, num_before: int) -> None:
         for number, reason in rows.bad:
@@ -157,20 +213,30 @@ def read_from_hub(
     Raises:
         InputError: it cannot be opened or read, or has no such column.
     """
+    return (rows for _, rows in _read_hub(dataset, text_column, split=split, revision=revision))
+
+
+def _read_hub(
+    dataset: str, text_column: str, *, split: str, revision: str | None, state: dict[str, Any] | None = None
+) -> Iterator[tuple[dict[str, Any] | None, Rows]]:
+    """Yield batches of rows, each behind the state of the stream in front of it."""
     from datasets import load_dataset  # takes half a second and 70 MB, which no worker on local files needs
     from datasets.exceptions import DatasetNotFoundError
 
     try:
-        stream = load_dataset(dataset, split=split, revision=revision, streaming=True)
+        stream = load_dataset(dataset, split=split, revision=revision, streaming=True).with_format("arrow")
     except (DatasetNotFoundError, ValueError, OSError) as error:
         raise InputError(
             f"cannot open {dataset!r}: {error}; give a local path, or a Hub dataset with its --dataset_split and "
             "--dataset_revision (for a corpus --split and --revision)"
         ) from error
+    if state is not None:
+        stream.load_state_dict(state)
     try:
-        for table in stream.with_format("arrow").iter(batch_size=READ_BATCH_SIZE):
+        for table in stream.iter(batch_size=READ_BATCH_SIZE):
             wanted = [name for name in (text_column, *OPTIONAL_COLUMNS) if name in table.column_names]
-            yield from_arrow(table.select(wanted) if text_column in wanted else table, dataset, text_column)
+            yield state, from_arrow(table.select(wanted) if text_column in wanted else table, dataset, text_column)
+            state = stream.state_dict()
     except UNREADABLE as error:
         raise InputError(f"cannot read {dataset!r}: {error}; download its files and give their path") from error
 
@@ -188,3 +254,16 @@ def find_revision(dataset: str, revision: str | None = None) -> str:
         return str(HfApi().dataset_info(dataset, revision=revision).sha)
     except (HTTPError, HFValidationError, OSError) as error:
         raise InputError(f"cannot open {dataset!r}: {error}; give a local path or a Hub id owner/name") from error
+
+
+def _describe_file(file: str) -> dict[str, Any]:
+    try:
+        with open(file, "rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            digest = hashlib.sha256()
+            for start in (0, max(0, size - HASHED_BYTES)):
+                stream.seek(start)
+                digest.update(stream.read(HASHED_BYTES))
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error}; repair it or leave it out") from error
+    return {"name": os.path.basename(file), "size": size, "sha256": digest.hexdigest()}

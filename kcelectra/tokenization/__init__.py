@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kcelectra.tokenization.loading import check_pairing, load_tokenizer, save_tokenizer
+    from kcelectra.tokenization.loading import check_pairing, hash_tokenizer, load_tokenizer, save_tokenizer
     from kcelectra.tokenization.training import train_tokenizer
     from kcelectra.tokenization.vocabulary import SPECIAL_TOKENS, append_donor, identify_vocabulary, read_vocabulary
 
@@ -13,6 +13,7 @@ _PUBLIC = {
     "SPECIAL_TOKENS": "kcelectra.tokenization.vocabulary",
     "append_donor": "kcelectra.tokenization.vocabulary",
     "check_pairing": "kcelectra.tokenization.loading",
+    "hash_tokenizer": "kcelectra.tokenization.loading",
     "identify_vocabulary": "kcelectra.tokenization.vocabulary",
     "load_tokenizer": "kcelectra.tokenization.loading",
     "read_vocabulary": "kcelectra.tokenization.vocabulary",
@@ -24,6 +25,7 @@ __all__ = [
     "SPECIAL_TOKENS",
     "append_donor",
     "check_pairing",
+    "hash_tokenizer",
     "identify_vocabulary",
     "load_tokenizer",
     "read_vocabulary",

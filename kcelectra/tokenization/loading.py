@@ -10,6 +10,7 @@ from kcelectra.errors import InputError
 from kcelectra.tokenization.vocabulary import (
     PUBLISHED,
     PublishedVocabulary,
+    hash_vocabulary,
     identify_vocabulary,
     read_vocabulary,
     require_special_tokens,
@@ -107,6 +108,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, output_dir: str | Path) -
 def tokens_by_id(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return all tokens, in the order of their ids."""
     return [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
+
+
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the sha256 of a tokenizer's vocabulary; see `hash_vocabulary`."""
+    return hash_vocabulary(tokens_by_id(tokenizer))
 
 
 def as_bert_tokenizer(tokens: Sequence[str]) -> BertTokenizer:
