@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from kcelectra.errors import InputError
-from kcelectra.manifest import MANIFEST, to_json, verify_manifest
+from kcelectra.manifest import MANIFEST, seal_manifest, verify_manifest
 from kcelectra.outgoing import check_files
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def model_files(export_dir: Path) -> dict[str, Path | bytes]:
     names = {name: name.removeprefix("discriminator/") for name in manifest["files"]}
     described = {names[name]: facts for name, facts in manifest["files"].items()}
     files: dict[str, Path | bytes] = {names[name]: export_dir / name for name in names}
-    return files | {MANIFEST: to_json({**manifest, "files": described}, indent=2).encode()}
+    return files | {MANIFEST: seal_manifest({**manifest, "files": described}).encode()}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from kcelectra.errors import InputError
 
 MANIFEST = "manifest.json"
+SEAL = "manifest_sha256"
 RECORDED_PACKAGES = ("kcelectra", "torch", "transformers", "accelerate", "datasets", "tokenizers", "pyarrow", "duckdb")
 
 
@@ -24,39 +26,77 @@ def write_manifest(directory: str | Path, **facts: Any) -> dict[str, Any]:
         The manifest: `facts`, `files` and `versions`.
     """
     directory = Path(directory)
-    names = sorted(path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
-    names = [name for name in names if name.name != MANIFEST and not any(part[0] == "." for part in name.parts)]
     manifest = {
         **facts,
-        "files": {name.as_posix(): _describe(directory / name) for name in names},
-        "versions": {package: version(package) for package in RECORDED_PACKAGES},
+        "files": {name: _describe(directory / name) for name in list_files(directory)},
+        "versions": dict(_versions()),
     }
-    write_atomically(directory / MANIFEST, to_json(manifest, indent=2) + "\n")
+    write_atomically(directory / MANIFEST, seal_manifest(manifest))
     return manifest
+
+
+def list_files(directory: str | Path) -> list[str]:
+    """Return the files in a directory and below that a manifest lists; not itself, and no hidden ones."""
+    names = sorted(path.relative_to(directory) for path in Path(directory).rglob("*") if path.is_file())
+    names = [name for name in names if name.name != MANIFEST and not any(part[0] == "." for part in name.parts)]
+    return [name.as_posix() for name in names]
+
+
+def seal_manifest(manifest: dict[str, Any]) -> str:
+    """Return the text of a manifest, whose last entry is the sha256 of the others."""
+    digest = hashlib.sha256(to_json(manifest, indent=2).encode()).hexdigest()
+    return to_json({**manifest, SEAL: digest}, indent=2) + "\n"
 
 
 def read_manifest(directory: str | Path) -> dict[str, Any] | None:
-    """Return the manifest of a directory, or None where the stage has not finished."""
+    """Return the manifest of a directory, or None where there is none, as the stage has not finished.
+
+    Raises:
+        ValueError: it was cut or changed since it was written.
+    """
     path = Path(directory, MANIFEST)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    text = path.read_bytes().decode()
+    manifest = json.loads(text)
+    if not isinstance(manifest, dict):  # a file of someone else that has this name
+        return None
+    if manifest.pop(SEAL, None) is not None and text != seal_manifest(manifest):
+        raise InputError(f"{path} was changed since it was written; delete {directory} and run its stage again")
+    return manifest
 
 
 def verify_manifest(directory: str | Path) -> dict[str, Any]:
-    """Check every file against the manifest and return it.
+    """Check every file against the manifest, and it against itself, and return it.
 
     Raises:
-        InputError: there is no manifest, or a file is missing, was cut or was changed.
+        InputError: there is no manifest, or it or a file is missing, was cut or was changed.
     """
-    manifest = read_manifest(directory)
-    if manifest is None:
+    if not Path(directory, MANIFEST).is_file():
         raise InputError(f"{directory} has no {MANIFEST}: the stage that writes it has not finished; run it again")
-    for name, expected in manifest["files"].items():
-        path = Path(directory, name)
-        if not path.is_file() or _describe(path) != expected:
-            raise InputError(
-                f"{path} is missing or not what {MANIFEST} says; delete {directory} and run its stage again"
-            )
-    return manifest
+    damage = find_damage(directory)
+    if damage is not None:
+        raise InputError(f"{damage}; delete {directory} and run its stage again")
+    return read_manifest(directory) or {}
+
+
+def find_damage(directory: str | Path) -> str | None:
+    """Return what is wrong with a directory that should have a manifest, or None if all is as it was written."""
+    path = Path(directory, MANIFEST)
+    if not path.is_file():
+        return f"{directory} has no {MANIFEST}: it is not whole, or an earlier version wrote it"
+    try:
+        text = path.read_bytes().decode()
+        manifest = json.loads(text)
+        if not isinstance(manifest, dict) or not manifest.pop(SEAL, None) or text != seal_manifest(manifest):
+            return f"{path} was changed since it was written, or an earlier version wrote it"
+        for name, expected in manifest["files"].items():
+            path = Path(directory, name)
+            if not path.is_file() or _describe(path) != expected:
+                return f"{path} is missing or not what {MANIFEST} says"
+    except (OSError, ValueError) as error:
+        return f"{path} cannot be read: {error}"
+    return None
 
 
 def to_json(facts: Any, *, indent: int | None = None) -> str:
@@ -77,6 +117,11 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in RECORDED_PACKAGES}
 
 
 def _temporary(path: Path) -> Path:

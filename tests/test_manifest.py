@@ -6,7 +6,15 @@ import json
 import pytest
 
 from kcelectra.errors import InputError
-from kcelectra.manifest import MANIFEST, read_manifest, verify_manifest, write_atomically, write_manifest
+from kcelectra.manifest import (
+    MANIFEST,
+    find_damage,
+    read_manifest,
+    seal_manifest,
+    verify_manifest,
+    write_atomically,
+    write_manifest,
+)
 
 FILES = {
     "vocab.txt": "[PAD]\n가\n".encode(),
@@ -82,6 +90,66 @@ def test_damage_is_found_and_its_file_named(stage, name, damage):
         verify_manifest(stage)
     assert str(stage / name) in str(error.value)
     assert f"delete {stage}" in str(error.value)
+
+
+@pytest.mark.parametrize("every", [41, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_flip_of_any_bit_of_a_manifest_is_found(stage, every):
+    write_manifest(stage, num_rows=3, step=12)
+    path = stage / MANIFEST
+    text = path.read_bytes()
+    for place in range(0, len(text) * 8, every):
+        flipped = bytearray(text)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(InputError, match="run its stage again"):
+            verify_manifest(stage)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[:-1],
+        lambda text: text + b"\n",
+        lambda text: b"[]",
+        lambda text: b"",
+        lambda text: text.replace(b'"num_rows": 3', b'"num_rows": 4'),
+        lambda text: text.replace(b"  ", b" "),
+        lambda text: json.dumps({"num_rows": 3, "files": {}}).encode(),  # of an earlier version
+    ],
+)
+def test_a_manifest_that_was_changed_is_found(stage, change):
+    write_manifest(stage, num_rows=3)
+    (stage / MANIFEST).write_bytes(change((stage / MANIFEST).read_bytes()))
+    with pytest.raises(InputError, match=f"{MANIFEST}.*delete {stage} and run its stage again"):
+        verify_manifest(stage)
+
+
+def test_a_changed_fact_is_not_read(stage):
+    write_manifest(stage, num_rows=3)
+    text = (stage / MANIFEST).read_text(encoding="utf-8")
+    (stage / MANIFEST).write_text(text.replace('"num_rows": 3', '"num_rows": 4'), encoding="utf-8")
+    with pytest.raises(InputError, match="was changed since it was written"):
+        read_manifest(stage)
+
+
+def test_a_list_of_someone_else_is_no_manifest(stage):
+    (stage / MANIFEST).write_text("[]")
+    assert read_manifest(stage) is None
+
+
+@pytest.mark.parametrize("facts", [{"x": [0.1, 1e-300, float("inf")]}, {"path": "\udced.txt"}, {1: {"나": None}}, {}])
+def test_a_seal_holds_whatever_the_facts_are(stage, facts):
+    write_manifest(stage, **{"facts": facts})
+    verify_manifest(stage)
+    (stage / MANIFEST).write_text(seal_manifest(read_manifest(stage)), encoding="utf-8")
+    verify_manifest(stage)
+
+
+def test_a_file_that_cannot_be_read_is_damage(stage):
+    write_manifest(stage)
+    (stage / "vocab.txt").unlink()
+    (stage / "vocab.txt").symlink_to("/proc/self/mem")  # reading it fails, as that of a bad sector does
+    assert "vocab.txt" in find_damage(stage)
 
 
 def test_without_a_manifest_the_stage_has_not_finished(stage):

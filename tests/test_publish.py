@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from kcelectra.corpus.build import CorpusArguments, plan_corpus
 from kcelectra.corpus.cleaning import clean
 from kcelectra.corpus.shards import STEPS, count_tasks
-from kcelectra.manifest import read_manifest
+from kcelectra.manifest import read_manifest, seal_manifest
 from kcelectra.tokenization import train_tokenizer
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "publish.py"
@@ -130,7 +130,7 @@ def rename_sources(corpus_dir: Path) -> None:
     manifest["sources"] = [{"path": path, "size": 1} for path in ("/data/a.txt", "/mnt/data/a.txt", '/mnt/"b" \\.txt')]
     manifest["bad_rows"] = [f"{source['path']}, row 3: invalid UTF-8" for source in manifest["sources"]]
     manifest["damaged_files"] = ["cannot read /mnt/data/a.txt after row 9: [Errno 5] /mnt/data/a.txt"]
-    (corpus_dir / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    (corpus_dir / "manifest.json").write_text(seal_manifest(manifest), "utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from kcelectra.errors import InputError
 from kcelectra.finetuning.results import RESULTS_FILE, read_results
 from kcelectra.hub import MODEL_FILES, model_files
-from kcelectra.manifest import MANIFEST, to_json, verify_manifest
+from kcelectra.manifest import MANIFEST, seal_manifest, to_json, verify_manifest
 from kcelectra.outgoing import check_files
 from kcelectra.release.corpus_card import CARD, PLOTS_DIR, write_corpus_card
 
@@ -138,7 +138,7 @@ def _verify(directory: Path, stage: str) -> dict[str, Any]:
 def _listed(directory: Path, manifest: dict[str, Any]) -> dict[str, Path | bytes]:
     """Return the files of a manifest, and it."""
     files: dict[str, Path | bytes] = {name: directory / name for name in manifest["files"]}
-    return files | {MANIFEST: to_json(_without_paths(manifest)).encode()}
+    return files | {MANIFEST: seal_manifest(_without_paths(manifest)).encode()}
 
 
 def _without_paths(facts: dict[str, Any]) -> dict[str, Any]:
