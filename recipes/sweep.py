@@ -17,7 +17,7 @@ from kcelectra.finetuning.results import RESULTS_FILE
 from kcelectra.finetuning.runner import FinetuningArguments
 from kcelectra.finetuning.sweep import Model, Sweep, log_rows, parse_model, plan_jobs, run_sweep
 from kcelectra.finetuning.tasks import TASKS
-from kcelectra.pretraining.checkpoints import find_checkpoints, read_step
+from kcelectra.pretraining.checkpoints import find_checkpoints, read_step, verify_checkpoint
 from kcelectra.pretraining.export import export_checkpoint
 
 
@@ -103,6 +103,7 @@ def export_checkpoints(run_dir: str) -> list[Model]:
     for checkpoint in checkpoints:
         export = Path(run_dir, "exports", checkpoint.name)
         if not export.exists():  # it is written whole or not at all, and a run never writes a checkpoint anew
+            verify_checkpoint(checkpoint)
             export_checkpoint(checkpoint, export)
         models.append(Model(str(export / "discriminator"), step=read_step(checkpoint)))
     return models

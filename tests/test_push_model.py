@@ -303,6 +303,7 @@ from huggingface_hub import constants, snapshot_download
 from test_trainer import make_trainer
 from transformers import AutoTokenizer, TrainerCallback, TrainingArguments
 from kcelectra import KcElectraTrainer, PretrainingArguments
+from kcelectra.pretraining.checkpoints import write_checkpoint
 
 time.sleep = lambda seconds: None  # between the tries
 tokenizer, sample, nowhere, token = AutoTokenizer.from_pretrained(sys.argv[2]), *sys.argv[3:6]
@@ -377,10 +378,8 @@ def push_tagged():
     trainer.train()
     trainer.pusher.push_model(trainer.model, tokenizer, step=100_000)
     for step in (150_000, 200_000):
-        checkpoint = shutil.copytree("tagged/checkpoint-3", f"checkpoint-{step}")
-        state = json.loads(Path(checkpoint, "trainer_state.json").read_text())
-        Path(checkpoint, "trainer_state.json").write_text(json.dumps({**state, "global_step": step}))
-        trainer.pusher.begin(Path(checkpoint))
+        copy = lambda staging: shutil.copytree("tagged/checkpoint-3", staging, dirs_exist_ok=True)
+        trainer.pusher.begin(write_checkpoint(Path(), step, copy))
     trainer.pusher.finish()
 
 def push_while_busy():

@@ -19,10 +19,10 @@ from kcelectra.hub import (
     open_repository,
     push_files,
 )
-from kcelectra.pretraining.checkpoints import read_step
+from kcelectra.manifest import MANIFEST
+from kcelectra.pretraining.checkpoints import read_step, verify_checkpoint
 from kcelectra.pretraining.export import export_checkpoint, export_model
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
-from kcelectra.pretraining.plain_checkpoint import copy_plainly
 
 logger = logging.getLogger(__name__)
 
@@ -154,10 +154,13 @@ class Pusher:
         return staging_dir
 
     def _stage(self, checkpoint_dir: Path) -> Path:
+        manifest = verify_checkpoint(checkpoint_dir)
         staging_dir = self._clear_staging()
         export_checkpoint(checkpoint_dir, staging_dir / EXPORT_DIR)
         if self.args.hub_strategy == HubStrategy.CHECKPOINT:
-            copy_plainly(checkpoint_dir, staging_dir / CHECKPOINT_DIR)
+            (staging_dir / CHECKPOINT_DIR).mkdir()
+            for name in (*manifest["files"], MANIFEST):
+                shutil.copyfile(checkpoint_dir / name, staging_dir / CHECKPOINT_DIR / name)
         return staging_dir
 
     def _push(self, staging_dir: Path, step: int, *, message: str | None = None, tag: str | None = None) -> CommitInfo:
