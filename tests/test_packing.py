@@ -178,3 +178,14 @@ def test_flush_is_idempotent_and_the_packer_goes_on_after_it():
     assert list(packer.add(random_documents([7]))) == []
     (row,) = packer.flush()
     assert [len(document) for document in documents_of(row)] == [7]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 50, 255, 256, 300, 1999, 2000])
+def test_a_packer_goes_on_where_another_one_was(cut):
+    lengths = np.random.default_rng(cut).integers(3, 40, 2000)  # many of each length, whose order must not change
+    documents = random_documents(lengths)
+    first = Packer(128, pad_token_id=PAD)
+    rows = [*first.add(documents[:cut])]
+    second = Packer(128, pad_token_id=PAD, pending=first.pending)
+    rows += [*second.add(documents[cut:]), *second.flush()]
+    np.testing.assert_array_equal(rows, pack(documents, max_length=128))

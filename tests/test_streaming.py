@@ -1,11 +1,19 @@
 """Claims about the stream: every kept comment is in it once a pass, framed with its replies, in a seeded order."""
 
+import csv
+import gzip
 import json
+import pickle
+import random
+import time
 from collections import Counter
 from itertools import chain, islice
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hub import HubServer, run_client
 from tokenizers import BertWordPieceTokenizer
 from torch.utils.data import DataLoader
 
@@ -14,8 +22,9 @@ from kcelectra.corpus.comments import Comment, CommentReader, read_texts
 from kcelectra.corpus.formats import READ_BATCH_SIZE
 from kcelectra.errors import InputError
 from kcelectra.pretraining.packing import frame_document
+from kcelectra.pretraining.prefetching import read_ahead
 from kcelectra.pretraining.streaming import DocumentBuilder, PackedStream
-from kcelectra.tokenization import load_tokenizer
+from kcelectra.tokenization import hash_tokenizer, load_tokenizer, save_tokenizer
 
 PAD, CLS, SEP, MASK = 0, 2, 3, 4
 MIN_CHARS = 10
@@ -244,6 +253,14 @@ def test_two_workers_are_an_input_error(sample_file, tokenizer):
     iterator._shutdown_workers()  # left to the garbage collector it takes 10 s (measured, torch 2.13)
 
 
+def test_a_stream_that_was_sent_to_another_process_gives_the_same_rows(tmp_path, tokenizer):
+    path = tmp_path / "comments.txt"
+    path.write_text("제목 [SEP] 본문 [MASK] 그리고 [CLS] 다시 [PAD] 끝\n" * 20, encoding="utf-8")
+    stream = make_stream(path, tokenizer)
+    list(stream)
+    assert as_pairs(pickle.loads(pickle.dumps(stream))) == as_pairs(stream)
+
+
 def test_unknown_rules_are_refused_at_construction(sample_file, tokenizer):
     with pytest.raises(ValueError, match="unknown rule set 'v2023'; use one of v2022, v2021, corpus, none"):
         make_stream(sample_file, tokenizer, rules="v2023")
@@ -270,6 +287,294 @@ def test_real_comments_lose_no_token_and_fill_98_percent(shared_data, name):
     assert content_of(rows) == expected
     assert stream.counts["too short"] == len(comments) - len(texts)
     assert stream.counts["tokens"] / (len(rows) * 128) > 0.98
+
+
+@pytest.mark.parametrize(
+    "setting", [{"truncation": True, "max_length": 4}, {"padding": "max_length", "max_length": 300}]
+)
+def test_what_a_call_of_the_tokenizer_leaves_behind_changes_nothing(rows, sample_file, tokenizer, setting):
+    tokenizer("댓글", **setting)
+    stream = make_stream(sample_file, tokenizer)
+    assert as_pairs(stream) == as_pairs(rows)
+    tokenizer("댓글", **setting)
+    assert as_pairs(stream) == as_pairs(rows)
+
+
+# resume
+
+NUM_COMMENTS = 240
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Let a few comments go through everything many times: parts, batches, and documents that are kept back."""
+    monkeypatch.setattr("kcelectra.corpus.comments.PART_BYTES", 8000)
+    monkeypatch.setattr("kcelectra.corpus.formats.READ_BYTES", 3000)
+    monkeypatch.setattr("kcelectra.corpus.formats.READ_BATCH_SIZE", 37)
+    monkeypatch.setattr("kcelectra.pretraining.packing.NUM_PENDING", 20)
+
+
+def write_lines(path, comments):
+    path.write_text("".join(" ".join(comment["text"].split()) + "\n" for comment in comments), encoding="utf-8")
+
+
+def write_csv(path, comments):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, comments[0].keys())
+        writer.writeheader()
+        writer.writerows(comments)
+
+
+def write_parquet(path, comments):
+    pq.write_table(pa.Table.from_pylist(comments), path, row_group_size=29)
+
+
+def write_mixed(path, comments):
+    """Write files that know parents and files that do not, and some bad rows."""
+    path.mkdir()
+    third = len(comments) // 3
+    write_lines(path / "a.txt", comments[:third])
+    write_jsonl(path / "b.jsonl", [*comments[third : 2 * third], {"no": "text"}])
+    write_parquet(path / "c.parquet", comments[2 * third :])
+    (path / "d.jsonl").write_text("no JSON\n" * 5)
+
+
+def write_gzip(path, comments):
+    lines = "".join(json.dumps(comment) + "\n" for comment in comments)
+    path.write_bytes(gzip.compress(lines.encode()))
+
+
+SOURCES = {
+    "lines.txt": write_lines,
+    "replies.jsonl": write_jsonl,
+    "threads.jsonl": lambda path, rows: write_jsonl(path, [{k: row[k] for k in ("text", "thread")} for row in rows]),
+    "one_thread.jsonl": lambda path, rows: write_jsonl(path, [{**row, "thread": "a"} for row in rows]),
+    "replies.parquet": write_parquet,
+    "replies.jsonl.gz": write_gzip,
+    "replies.csv": write_csv,
+    "mixed": write_mixed,
+}
+
+
+@pytest.fixture(params=SOURCES)
+def source(request, tmp_path, sample_comments, small_pieces):
+    path = tmp_path / request.param
+    SOURCES[request.param](path, sample_comments[:NUM_COMMENTS])
+    return path
+
+
+def go_on(stream, num_rows, resumed):
+    """Resume a new stream from the state of another one, as it comes out of a checkpoint."""
+    resumed.resume(json.loads(json.dumps(stream.state_at(num_rows))))
+    return resumed
+
+
+@pytest.mark.parametrize("window", [1, 13, 10_000])
+def test_rows_before_any_cut_and_after_a_resume_are_those_of_one_run(source, tokenizer, window):
+    def make():
+        return make_stream(source, tokenizer, max_length=32, shuffle_window=window, num_passes=2)
+
+    one_run = make()
+    whole = as_pairs(one_run)
+    draw = random.Random(f"{source.name} {window}")
+    for cut in {0, *draw.sample(range(len(whole)), 3), min(window, len(whole) // 2), len(whole)}:
+        stream = make()
+        before = as_pairs(islice(stream, cut))
+        resumed = go_on(stream, cut, make())
+        assert before + as_pairs(resumed) == whole, cut
+        assert resumed.counts == one_run.counts
+        assert resumed.reader.counts == one_run.reader.counts
+
+
+def test_a_stream_that_is_resumed_again_and_again_is_one_run(source, tokenizer):
+    def make():
+        return make_stream(source, tokenizer, max_length=32, shuffle_window=9, num_passes=2)
+
+    stream, rows, whole = make(), [], as_pairs(make())
+    draw = random.Random(source.name)
+    while len(rows) < len(whole):
+        taken = as_pairs(islice(stream, draw.choice([0, 1, 5, 9, 40, 60])))
+        rows += taken
+        stream = go_on(stream, len(taken), make())
+    assert rows == whole
+    assert as_pairs(stream) == []
+
+
+def test_a_state_is_of_the_rows_that_were_taken_not_of_those_that_a_thread_has_read(source, tokenizer):
+    def make():
+        return make_stream(source, tokenizer, max_length=32, shuffle_window=5, num_passes=3)
+
+    whole = as_pairs(make())
+    stream = make()
+    ahead, rows = read_ahead(stream, len(whole) // 4), []
+    for number in range(1, len(whole) // 2):
+        rows += as_pairs([next(ahead)])
+        while stream.counts["rows"] < number + len(whole) // 4:
+            time.sleep(0.001)
+        if number in (1, len(whole) // 3, len(whole) // 2 - 1):
+            assert rows + as_pairs(go_on(stream, number, make())) == whole
+    ahead.close()
+
+
+def test_every_iteration_of_a_resumed_stream_begins_at_the_state(rows, sample_file, tokenizer):
+    stream = make_stream(sample_file, tokenizer, shuffle_window=16)
+    list(islice(stream, 40))
+    stream.resume(stream.state_at(40))
+    for _ in range(2):
+        iterator = iter(stream)
+        assert stream.state_at(0)["row"] == 40  # before the first row, whatever an earlier iteration has read
+        assert as_pairs(iterator) == as_pairs(make_stream(sample_file, tokenizer, shuffle_window=16))[40:]
+
+
+def test_a_resume_reads_no_more_than_a_window_and_a_batch_again(tmp_path, tokenizer, sample_comments, small_pieces):
+    path = tmp_path / "comments.txt"
+    write_lines(path, sample_comments)
+    window = 16
+
+    def make():
+        return make_stream(path, tokenizer, max_length=32, shuffle_window=window)
+
+    most, num_rows = 0, len(list(make()))
+    for cut in range(0, num_rows, num_rows // 10):
+        stream = make()
+        list(islice(stream, cut))
+        num_comments, resumed = stream.counts["comments"], go_on(stream, cut, make())
+        state = resumed.state_at(0)
+        assert state["row"] - state["window_row"] <= window
+        next(iter(resumed), None)
+        assert resumed.counts["comments"] <= num_comments + 100
+        most = max(most, resumed.counts["comments"] - state["counts"].get("comments", 0))
+    per_row = stream.counts["comments"] / num_rows
+    assert most <= 3 * window * per_row + 100, (most, per_row)  # a batch is of 3000 bytes, about 60 comments
+
+
+def test_a_state_of_what_was_not_generated_or_is_long_forgotten_is_refused(sample_file, tokenizer, monkeypatch):
+    monkeypatch.setattr("kcelectra.pretraining.streaming.MAX_READ_AHEAD", 50)
+    stream = make_stream(sample_file, tokenizer, shuffle_window=10)
+    assert stream.state_at(0)["row"] == 0
+    with pytest.raises(ValueError, match="after 1 rows, when 0 were generated"):
+        stream.state_at(1)
+    list(islice(stream, 200))
+    assert [stream.state_at(number)["row"] for number in (150, 200, 150)] == [150, 200, 150]
+    for number in (130, 201):
+        with pytest.raises(ValueError, match=f"after {number} rows, when 200 were generated"):
+            stream.state_at(number)
+    assert len(stream._windows) <= 50 / 10 + 2
+
+
+@pytest.mark.parametrize("state", [{}, {"position": 7}, "renamed", "another version"])
+def test_a_state_of_another_shape_is_an_input_error_that_names_the_cure(sample_file, tokenizer, state):
+    stream = make_stream(sample_file, tokenizer)
+    good = stream.state_at(0)
+    if state == "renamed":
+        state = {"rows" if key == "row" else key: value for key, value in good.items()}
+    elif state == "another version":
+        state = {**good, "version": 0}
+    with pytest.raises(InputError, match=r"no state of a stream of comments.*; continue .* or begin another"):
+        stream.resume(state)
+    stream.resume(good)
+
+
+@pytest.mark.parametrize("num_left", [2, 60, 95])
+@pytest.mark.parametrize("window", [5, 4096])
+def test_a_source_that_has_become_shorter_is_an_input_error_that_names_the_cure(
+    tmp_path, tokenizer, sample_comments, small_pieces, num_left, window
+):
+    path = tmp_path / "comments.txt"
+    write_lines(path, sample_comments[:100])
+    stream = make_stream(path, tokenizer, max_length=32, shuffle_window=window)
+    num_rows = len(list(stream))
+    state = stream.state_at(num_rows - 1)
+    write_lines(path, sample_comments[:num_left])
+    resumed = make_stream(path, tokenizer, max_length=32, shuffle_window=window)
+    resumed.resume(state)
+    with pytest.raises(InputError, match=r"comments\.txt .*changed.*; put it back as it was, or begin a"):
+        list(resumed)
+
+
+def test_a_fingerprint_tells_streams_of_other_rows_apart(tmp_path, sample_file, tokenizer):
+    print_of = make_stream(sample_file, tokenizer).fingerprint
+    assert json.loads(json.dumps(print_of)) == print_of
+    assert make_stream(sample_file, tokenizer, num_passes=7).fingerprint == print_of
+    assert print_of["tokenizer_sha256"] == hash_tokenizer(tokenizer)
+    assert print_of["source"] == CommentReader(str(sample_file)).fingerprint()
+    for setting in ({"max_length": 32}, {"rules": "v2021"}, {"min_chars": 3}, {"seed": 1}, {"shuffle_window": 2}):
+        assert make_stream(sample_file, tokenizer, **setting).fingerprint != print_of
+    save_tokenizer(tokenizer, tmp_path)
+    assert make_stream(sample_file, load_tokenizer(tmp_path)).fingerprint == print_of
+    vocabulary = (tmp_path / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    vocabulary[-2], vocabulary[-3] = vocabulary[-3], vocabulary[-2]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    assert make_stream(sample_file, load_tokenizer(tmp_path / "vocab.txt")).fingerprint != print_of
+
+
+RESUME_FROM_HUB = """
+import random
+from itertools import islice
+from kcelectra.corpus import comments
+from kcelectra.pretraining import packing
+from kcelectra.pretraining.streaming import PackedStream
+from kcelectra.tokenization import load_tokenizer
+
+comments.READ_BATCH_SIZE, packing.NUM_PENDING = 37, 20
+tokenizer = load_tokenizer(sys.argv[1])
+
+def make(name):
+    return PackedStream(comments.CommentReader(name), tokenizer, max_length=32, shuffle_window=11, num_passes=2)
+
+def take(stream, number=None):
+    return [(row["row_id"], row["input_ids"].tolist()) for row in islice(stream, number)]
+
+def resume(name):
+    draw, whole = random.Random(name), take(make(name))
+    stream, rows = make(name), []
+    for number in (draw.randrange(len(whole)), draw.randrange(40), draw.randrange(40), None):
+        rows += (taken := take(stream, number))
+        state = json.loads(json.dumps(stream.state_at(len(taken))))
+        stream = make(name)
+        stream.resume(state)
+    return len(whole), rows == whole
+
+def read(position=None):
+    batches = comments.CommentReader("someone/text").read(position)
+    return [[position, [comment.text for comment in batch]] for position, batch in batches]
+
+for name in ("someone/parquet", "someone/jsonl", "someone/text"):
+    attempt(name, lambda: resume(name))
+attempt("batches", read)
+attempt("last batches", lambda: read(results["batches"][3][0]))
+attempt("local place", lambda: read({**results["batches"][3][0], "place": comments.START}))
+attempt("print", lambda: comments.CommentReader("someone/text").fingerprint())
+attempt("old print", lambda: comments.CommentReader("someone/text", revision="old").fingerprint())
+"""
+
+
+def test_streams_from_the_hub_are_resumed_exactly_twice_too(tmp_path, sample_comments, tokenizer):
+    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    root = tmp_path / "hub" / "datasets" / "someone"
+    writers = {"parquet": write_parquet, "jsonl": write_jsonl, "text": write_lines}
+    for name, write in writers.items():
+        for revision in ("main", "old"):
+            (root / name / revision).mkdir(parents=True)
+        for number in range(3):  # files of unequal length
+            part = sample_comments[number * 150 : number * 150 + (150, 1, 110)[number]]
+            write(root / name / "main" / f"train-{number}.{'txt' if name == 'text' else name}", part)
+    write_lines(root / "text" / "old" / "train-0.txt", sample_comments[:50])
+    with HubServer(tmp_path / "hub") as hub:
+        seen = run_client(RESUME_FROM_HUB, str(tmp_path / "tokenizer"), hub=hub, directory=tmp_path)
+    assert seen.unknown == [] and set(seen.elsewhere) <= {"datasets-server.127.0.0.1"}
+    for name in writers:
+        num_rows, is_equal = seen.results[f"someone/{name}"]
+        assert is_equal and num_rows > 300
+    batches, last = seen.results["batches"], seen.results["last batches"]
+    sizes = [len(texts) for _, texts in batches]
+    assert [position["place"]["row"] for position, _ in batches] == [sum(sizes[:i]) for i in range(len(sizes))]
+    whole, again = ([(place["place"]["row"], texts) for place, texts in read] for read in (batches, last))
+    assert again == whole[3:] and len(again) > 1
+    assert "someone/text has no place" in seen.results["local place"]
+    assert seen.results["print"]["dataset"] == "someone/text"
+    assert len(seen.results["print"]["commit"]) == 40
+    assert seen.results["print"]["commit"] != seen.results["old print"]["commit"]
 
 
 # documents
@@ -299,6 +604,22 @@ def test_a_reply_to_what_is_not_there_is_a_document_of_its_own():
     assert build_documents([Comment("", "a", "1", "0"), Comment("", "a", "2", None)]) == [([0], []), ([1], [])]
 
 
+def test_replies_find_their_comment_where_threads_are_not_known():
+    comments = [
+        Comment("", None, "1", None),
+        Comment("", None, None, None),  # which nothing can join, but which stands behind what something may join
+        Comment("", None, None, "1"),
+        Comment("", None, "2", "1"),
+    ]
+    assert build_documents(comments) == [([0], [2, 3]), ([1], [])]
+
+
+def test_a_comment_that_nothing_can_join_is_a_document_at_once():
+    builder = DocumentBuilder()
+    assert [*builder.add(Comment("", None, None, None), [7])] == [([7], [])]
+    assert builder.state == DocumentBuilder().state
+
+
 def test_neighbours_of_a_thread_are_paired_where_parents_are_not_known():
     comments = [Comment("", thread) for thread in ("a", "a", "a", "b", "b", None, None)]
     expected = [([0], [1]), ([2], []), ([3], [4]), ([5], []), ([6], [])]
@@ -311,3 +632,27 @@ def test_a_thread_of_any_length_is_cut_and_loses_nothing(monkeypatch):
     documents = build_documents(comments)
     assert sorted(number for comment, replies in documents for number in comment + replies) == list(range(100))
     assert documents[0] == ([0], [6])
+
+
+@pytest.mark.parametrize("pair_neighbours", [False, True])
+@pytest.mark.parametrize("cut", range(0, 100, 9))
+def test_a_builder_goes_on_where_another_one_was(monkeypatch, pair_neighbours, cut):
+    monkeypatch.setattr("kcelectra.pretraining.streaming.MAX_OPEN_DOCUMENTS", 30)
+    draw = random.Random(cut)
+    comments = [
+        Comment("", str(number // 40), str(number), str(draw.randrange(number + 1)) if draw.random() < 0.6 else None)
+        for number in range(100)
+    ]
+
+    def build(builder, first, last):
+        return [*chain.from_iterable(builder.add(comments[i], [i]) for i in range(first, last))]
+
+    whole = build_documents(comments, pair_neighbours=pair_neighbours)
+    builder = DocumentBuilder(pair_neighbours=pair_neighbours)
+    before, state = build(builder, 0, cut), builder.state
+    kept = json.dumps(state)
+    build(builder, cut, 100)
+    assert json.dumps(state) == kept  # whatever the builder does after it
+    for _ in range(2):  # nor does a builder that goes on from it change it
+        resumed = DocumentBuilder(pair_neighbours=pair_neighbours, state=state)
+        assert [*before, *build(resumed, cut, 100), *resumed.flush()] == whole

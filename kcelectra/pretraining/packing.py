@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 
@@ -51,12 +52,13 @@ class Packer:
     Args:
         max_length: of a row.
         pad_token_id: fills what is left of a row.
+        pending: of the packer whose work this one goes on with.
 
     Raises:
         InputError: `max_length` is below 8.
     """
 
-    def __init__(self, max_length: int, *, pad_token_id: int) -> None:
+    def __init__(self, max_length: int, *, pad_token_id: int, pending: Iterable[list[int]] = ()) -> None:
         if max_length < MIN_LENGTH:
             raise InputError(f"max_length is {max_length}; give at least {MIN_LENGTH}")
         self.max_length = max_length
@@ -64,14 +66,18 @@ class Packer:
         self._pending: list[deque[list[int]]] = [deque() for _ in range(max_length + 1)]  # by length
         self._lengths = 0  # bit n is set where a document of length n is pending
         self._num_pending = 0
+        for document in pending:
+            self._keep(document)
+
+    @property
+    def pending(self) -> list[list[int]]:
+        """The documents that no row holds yet: those of a length in the order in which they came."""
+        return list(chain.from_iterable(self._pending))
 
     def add(self, documents: Iterable[list[int]]) -> Iterator[np.ndarray]:
         """Take in documents of at most `max_length` ids; yield each row, (length,) int32, that is ready."""
         for document in documents:
-            length = len(document)
-            self._pending[length].append(document)
-            self._lengths |= 1 << length
-            self._num_pending += 1
+            self._keep(document)
             if self._num_pending >= NUM_PENDING:
                 yield self._next_row()
 
@@ -79,6 +85,12 @@ class Packer:
         """Yield rows until nothing is pending; the last ones hold padding."""
         while self._num_pending:
             yield self._next_row()
+
+    def _keep(self, document: list[int]) -> None:
+        length = len(document)
+        self._pending[length].append(document)
+        self._lengths |= 1 << length
+        self._num_pending += 1
 
     def _next_row(self) -> np.ndarray:
         row = np.full(self.max_length, self.pad_token_id, dtype=np.int32)
