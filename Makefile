@@ -25,9 +25,10 @@ demo: setup
 	$(BIN)/python recipes/build_corpus.py
 	@echo "== corpus -> tokenizer"
 	$(BIN)/python recipes/train_tokenizer.py --corpus_dir out/corpus --vocab_size 4000 --morphemes particles
-	@echo "== corpus -> packed rows -> training -> export -> report"
-	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py --dataset out/corpus \
-		--tokenizer out/tokenizer
+	@echo "== corpus -> packed rows"
+	$(BIN)/python recipes/pack.py --dataset out/corpus --tokenizer out/tokenizer
+	@echo "== packed rows -> training -> export -> report"
+	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain.py --dataset out/packed
 
 lint: setup
 	$(BIN)/ruff check .
