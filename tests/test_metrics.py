@@ -150,6 +150,7 @@ def test_metrics_equal_their_definitions():
             "discriminator_loss": nats[1].numpy()[is_token].mean(),
             "fake_rate": fake_rate,
             "fake_rate_entropy": -fake_rate * np.log(fake_rate) - (1 - fake_rate) * np.log(1 - fake_rate),
+            "discriminator_accuracy": (flagged == replaced).mean(),
             "discriminator_precision": (flagged & replaced).sum() / flagged.sum(),
             "discriminator_recall": (flagged & replaced).sum() / replaced.sum(),
         }

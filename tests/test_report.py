@@ -79,7 +79,7 @@ def page(run_dir):
         "Model": {"parameters": 1_234_567, "tied": True, "ratio": 0.123456, "FLOPs": 1.5e12, "none": None},
         "<script>alert(1)</script>": {"<b>key</b>": "<script>alert('value')</script> & \"quoted\""},
     }
-    return Page(write_report(run_dir, make_history(), facts=facts))
+    return Page(write_report(run_dir, make_history(), facts=facts, alarms=[]))
 
 
 # the page
@@ -147,10 +147,37 @@ def test_the_page_says_how_to_load_the_result(page, run_dir):
 
 
 def test_a_report_is_written_again_in_place(tmp_path):
-    write_report(tmp_path, make_history(3), facts={})
-    page = Page(write_report(tmp_path, make_history(4), facts={"Seen": {"again": 1}}))
+    write_report(tmp_path, make_history(3), facts={}, alarms=[])
+    page = Page(write_report(tmp_path, make_history(4), facts={"Seen": {"again": 1}}, alarms=[]))
     assert "Seen" in page.texts
     assert len(json.loads((tmp_path / "report" / "history.json").read_text())) == 4
+
+
+ALARMS = [
+    (100, "collapsed <b>sampler", "Sampled tokens & so on.", 200),
+    (250, "recall stuck at 0", "Look there.", None),
+]
+
+
+def test_the_page_lists_the_alarms_and_for_how_long(tmp_path):
+    page = Page(write_report(tmp_path, make_history(), facts={}, alarms=ALARMS))
+    begin = page.texts.index("what it means") + 1
+    assert page.texts[begin : begin + 6] == [
+        "100 to 200",
+        "collapsed <b>sampler",
+        "Sampled tokens & so on.",
+        "250 to the end",
+        "recall stuck at 0",
+        "Look there.",
+    ]
+    assert "No alarms." not in page.texts
+    for path in draw_plots(make_history()[:-1], tmp_path, marked_steps=[100, 250]):
+        assert path.read_bytes() == (tmp_path / "report" / path.name).read_bytes()
+
+
+def test_a_healthy_run_has_no_alarms(page):
+    assert page.texts[page.texts.index("Health") + 1] == "No alarms."
+    assert "what it means" not in page.texts
 
 
 # the curves
@@ -172,6 +199,18 @@ def test_the_curves_show_the_data(tmp_path):
         assert share_of_ink(tmp_path / "a" / f"{plot.name}.png") > 0.01  # not a white sheet
 
 
+def test_an_alarm_is_marked_in_every_curve_where_it_begins(tmp_path):
+    def draw(*marked_steps):
+        files = draw_plots(make_history()[:-1], tmp_path, marked_steps=marked_steps)
+        return [imread(path)[..., :3] for path in files]
+
+    for plain, *marked in zip(draw(), draw(30, 30), draw(280), strict=True):
+        for picture, (left, right) in zip(marked, ((0.05, 0.35), (0.7, 1.0)), strict=True):
+            is_red = (picture[..., 0] > 0.8) & (picture[..., 1] < 0.3) & (picture != plain).any(axis=-1)
+            columns = is_red.nonzero()[1] / picture.shape[1]
+            assert len(columns) > 50 and left < columns.min() <= columns.max() < right
+
+
 def test_every_curve_is_a_key_that_is_logged():
     logged = make_history()[0].keys()
     assert {key for plot in PLOTS for key in plot.curves + plot.baselines} <= logged
@@ -186,7 +225,7 @@ def test_a_history_of_any_length_is_drawn(tmp_path, num_entries):
 def test_a_diverged_run_is_reported(tmp_path):
     history = make_history(5)
     history[-2] |= {"generator_loss": math.nan, "discriminator_loss": math.inf, "discriminator_auc": math.nan}
-    page = Page(write_report(tmp_path, history, facts={}))
+    page = Page(write_report(tmp_path, history, facts={}, alarms=[]))
     assert page.texts.count("not yet") == 3
     assert "yes" not in page.texts
 
@@ -230,13 +269,13 @@ def test_the_last_training_interval_decides():
 
 def test_the_page_says_yes_and_not_yet(tmp_path):
     entry = make_history(1)[0] | LEARNING | {"discriminator_auc": 0.4}
-    page = Page(write_report(tmp_path, [entry], facts={}))
+    page = Page(write_report(tmp_path, [entry], facts={}, alarms=[]))
     assert (page.texts.count("yes"), page.texts.count("not yet")) == (2, 1)
 
 
 @pytest.mark.parametrize("history", [[], [{"step": 3, "train_runtime": 1.0}]])
 def test_a_run_that_logged_nothing_is_an_error_with_the_cure(tmp_path, history):
-    for report in (lambda: write_report(tmp_path, history, facts={}), lambda: check_learning(history)):
+    for report in (lambda: write_report(tmp_path, history, facts={}, alarms=[]), lambda: check_learning(history)):
         with pytest.raises(InputError, match="the run logged nothing; give --logging_steps lower than --max_steps"):
             report()
     assert not list(tmp_path.iterdir())

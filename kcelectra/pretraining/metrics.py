@@ -31,12 +31,14 @@ class PretrainingMetrics:
 
     @torch.no_grad()
     def update(self, output: KcElectraForPreTrainingOutput, batch: dict[str, Tensor]) -> None:
-        """Add a batch and what the model made of it."""
-        labels, is_token = batch["masked_labels"], batch["document_ids"] > 0
-        is_used = labels != IGNORED
+        """Add a batch and what the model made of it, unless its loss is not finite: that step is skipped."""
+        is_finite = (output.generator_loss + output.discriminator_loss).isfinite()
+        labels, is_token = batch["masked_labels"], (batch["document_ids"] > 0) & is_finite
+        is_used = (labels != IGNORED) & is_finite
         num_masked, num_tokens = is_used.sum(), is_token.sum()
         divisors = torch.stack([batch.get("num_masked", num_masked), batch.get("num_tokens", num_tokens)])
-        self.nats += torch.stack([output.generator_loss, output.discriminator_loss]).float() * divisors
+        nats = torch.stack([output.generator_loss, output.discriminator_loss]).float() * divisors
+        self.nats += torch.where(is_finite, nats, 0.0)
         is_replaced = output.is_replaced & is_token
         is_flagged = (output.discriminator_logits > 0) & is_token
         self.counts += torch.stack(
@@ -59,7 +61,16 @@ class PretrainingMetrics:
 
     def tensors(self) -> list[Tensor]:
         """Return what must be summed over processes."""
-        return [self.nats, self.counts, self.histogram, self.token_counts]
+        return list(self.state_dict().values())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the sums of this process."""
+        return {"nats": self.nats, "counts": self.counts, "histogram": self.histogram, "tokens": self.token_counts}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from sums."""
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])
 
     def reset(self) -> None:
         """Start a new interval; the token counts go on, for they describe the corpus."""
@@ -94,6 +105,9 @@ def compute_metrics(nats: Tensor, counts: Tensor, histogram: Tensor, token_count
         "discriminator_loss": _ratio(nats[1].item(), count["tokens"]),
         "fake_rate": fake_rate,
         "fake_rate_entropy": entropy(torch.tensor([fake_rate, 1 - fake_rate])),
+        "discriminator_accuracy": _ratio(
+            count["tokens"] - count["replaced"] - count["flagged"] + 2 * count["found"], count["tokens"]
+        ),
         "discriminator_precision": _ratio(count["found"], count["flagged"]),
         "discriminator_recall": _ratio(count["found"], count["replaced"]),
         "discriminator_auc": area_under_curve(histogram),

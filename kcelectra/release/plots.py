@@ -1,5 +1,6 @@
 """Curves of a pretraining run as PNG."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,12 @@ PLOTS = (
 )
 
 
-def draw_plots(history: list[dict[str, Any]], output_dir: Path) -> list[Path]:
+def draw_plots(history: list[dict[str, Any]], output_dir: Path, *, marked_steps: Collection[int] = ()) -> list[Path]:
     """Draw every plot of `PLOTS` from a Trainer's log history and return the files, in order."""
-    return [_draw(plot, history, output_dir) for plot in PLOTS]
+    return [_draw(plot, history, output_dir, marked_steps) for plot in PLOTS]
 
 
-def _draw(plot: Plot, history: list[dict[str, Any]], output_dir: Path) -> Path:
+def _draw(plot: Plot, history: list[dict[str, Any]], output_dir: Path, marked_steps: Collection[int]) -> Path:
     figure = Figure(figsize=(6.4, 3.6), dpi=120, layout="constrained")
     axes = figure.subplots()
     for key in plot.curves + plot.baselines:
@@ -54,6 +55,8 @@ def _draw(plot: Plot, history: list[dict[str, Any]], output_dir: Path) -> Path:
             {"linestyle": "--", "color": "0.45"} if is_baseline else {"marker": "." if len(steps) < 40 else ""}
         )
         axes.plot(steps, values, label=f"{key} (baseline)" if is_baseline else key, **style)
+    for step in set(marked_steps):
+        axes.axvline(step, linestyle=":", color="tab:red")
     axes.set(title=plot.title, xlabel="step", ylabel=plot.unit)
     axes.grid(alpha=0.3)
     if len(plot.curves + plot.baselines) > 1:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,19 @@ _BODY = """<h2>Is it learning?</h2>
 <td class="{{ 'pass' if check.holds else 'fail' }}">{{ 'yes' if check.holds else 'not yet' }}</td></tr>
 {% endfor -%}
 </table>
+<h2>Health</h2>
+{% if alarms -%}
+<table>
+<tr><th>steps</th><th>alarm</th><th>what it means</th></tr>
+{% for step, name, meaning, until in alarms -%}
+<tr><td class="number">{{ step }} to {{ until or "the end" }}</td><td class="fail">{{ name }}</td>
+<td>{{ meaning }}</td></tr>
+{% endfor -%}
+</table>
+<p class="note">Dotted lines mark where an alarm begins.</p>
+{% else -%}
+<p>No alarms.</p>
+{% endif -%}
 <div class="plots">
 {% for plot in plots -%}
 <img alt="{{ plot.name }}" src="{{ plot.data }}">
@@ -38,13 +52,20 @@ _BODY = """<h2>Is it learning?</h2>
 """
 
 
-def write_report(run_dir: str | Path, history: list[dict[str, Any]], *, facts: dict[str, dict[str, Any]]) -> Path:
+def write_report(
+    run_dir: str | Path,
+    history: list[dict[str, Any]],
+    *,
+    facts: dict[str, dict[str, Any]],
+    alarms: Sequence[tuple[int, str, str, int | None]],
+) -> Path:
     """Write `report/index.html`, `report/history.json` and the curves of a run.
 
     Args:
         run_dir: output directory of the run.
         history: `log_history` of the Trainer's state.
         facts: tables to show, by title.
+        alarms: what `check_health` found: step, name, meaning, and the step when it was over or None.
 
     Returns:
         The path of the page, which needs no other file and no network.
@@ -55,12 +76,14 @@ def write_report(run_dir: str | Path, history: list[dict[str, Any]], *, facts: d
     entries = _training_entries(history)
     output_dir = Path(run_dir, REPORT_PAGE).parent
     output_dir.mkdir(parents=True, exist_ok=True)
-    plots = [{"name": path.stem, "data": embed(path)} for path in draw_plots(entries, output_dir)]
+    files = draw_plots(entries, output_dir, marked_steps=[step for step, *_ in alarms])
+    plots = [{"name": path.stem, "data": embed(path)} for path in files]
     write_atomically(output_dir / "history.json", json.dumps(_without_nan(entries), indent=1) + "\n")
     page = render_page(
         _BODY,
         title=f"Pretraining report: {Path(run_dir).name}",
         checks=check_learning(entries),
+        alarms=alarms,
         plots=plots,
         tables=[
             ("Last logged interval", _format(entries[-1])),
