@@ -169,3 +169,33 @@ def test_halves_can_be_dictionaries():
     config = KcElectraConfig.from_size("tiny", vocab_size=VOCAB_SIZE)
     halves = (config.generator_config.to_dict(), config.discriminator_config.to_dict())
     assert KcElectraConfig(*halves).to_dict() == config.to_dict()
+
+
+# --- from a discriminator that is there
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_generator_for_a_discriminator_of_a_published_size_is_that_of_the_size(size):
+    expected = KcElectraConfig.from_size(size, vocab_size=VOCAB_SIZE, hidden_dropout_prob=0.2, layer_norm_eps=1e-6)
+    config = KcElectraConfig.from_discriminator(expected.discriminator_config)
+    assert config.to_dict() == expected.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "fraction", "generator"),
+    [(512, None, (6, 128, 2, 512)), (384, None, (6, 96, 1, 384)), (768, 1 / 2, (6, 384, 6, 1536))],
+)
+def test_a_generator_for_any_discriminator_is_as_deep_and_a_fraction_as_wide(hidden_size, fraction, generator):
+    given = ElectraConfig(hidden_size=hidden_size, num_hidden_layers=6, num_attention_heads=8, intermediate_size=1000)
+    given.architectures = ["ElectraForPreTraining"]
+    before = given.to_dict()
+    config = KcElectraConfig.from_discriminator(given, generator_fraction=fraction, discriminator_weight=25.0)
+    assert widths(config.generator_config) == generator
+    assert config.discriminator_config.to_dict() == given.to_dict() == before
+    assert config.discriminator_weight == 25.0
+    assert config.generator_config.architectures is None
+
+
+def test_a_fraction_that_gives_no_whole_number_of_heads_is_refused():
+    with pytest.raises(ValueError, match="generator_fraction 0.3 of 768 is 230, which is no whole number of heads"):
+        KcElectraConfig.from_discriminator(ElectraConfig(hidden_size=768), generator_fraction=0.3)

@@ -1,5 +1,6 @@
 """Configuration of the joint model: one table of sizes, the generator derived from the discriminator."""
 
+import copy
 import difflib
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ SIZES = {
 }
 
 HEAD_SIZE = 64  # of every published size; google-research/electra, get_generator_config, divides by it
+OTHER_FRACTION = 1 / 4  # of a discriminator that is as wide as none of these; Clark et al. 2020: 1/4 to 1/2 work best
 
 
 class KcElectraConfig(PreTrainedConfig):
@@ -103,29 +105,58 @@ class KcElectraConfig(PreTrainedConfig):
         _check_keys(overrides, own_keys | {"generator_fraction"})
         shared = {"vocab_size": vocab_size, "embedding_size": chosen.embedding_size, **overrides}
         return cls(
-            generator_config=_electra_config(chosen, _generator_width(chosen, generator_fraction), shared),
+            generator_config=_electra_config(chosen, _generator_width(chosen.hidden_size, generator_fraction), shared),
             discriminator_config=_electra_config(chosen, chosen.hidden_size, shared),
             **own,
         )
 
+    @classmethod
+    def from_discriminator(
+        cls, discriminator: ElectraConfig, *, generator_fraction: float | None = None, **own: Any
+    ) -> "KcElectraConfig":
+        """Build the configuration of a discriminator that is there already and a generator that is not.
+
+        Args:
+            discriminator: of any size.
+            generator_fraction: 0 to 1, width of the generator; that of the published size as wide as the
+                discriminator, or `OTHER_FRACTION`, if None.
+            **own: any field of this class.
+
+        Returns:
+            A configuration; the generator's width, heads and feed-forward size aside, both halves are alike.
+
+        Raises:
+            InputError: the generator's width is no whole number of heads.
+
+        Source: google-research/electra `get_generator_config`.
+        """
+        published = {size.hidden_size: size.generator_fraction for size in SIZES.values()}
+        if generator_fraction is None:
+            generator_fraction = published.get(discriminator.hidden_size, OTHER_FRACTION)
+        generator = copy.deepcopy(discriminator)
+        generator.architectures = None
+        for field, value in _generator_sizes(_generator_width(discriminator.hidden_size, generator_fraction)).items():
+            setattr(generator, field, value)
+        return cls(generator_config=generator, discriminator_config=discriminator, **own)
+
 
 def _electra_config(size: ElectraSize, hidden_size: int, shared: dict[str, Any]) -> ElectraConfig:
-    is_discriminator = hidden_size == size.hidden_size
-    heads = size.num_attention_heads if is_discriminator else max(1, hidden_size // HEAD_SIZE)
-    derived = {
-        "num_hidden_layers": size.num_hidden_layers,
-        "hidden_size": hidden_size,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * hidden_size,
-    }
+    derived = {"num_hidden_layers": size.num_hidden_layers, **_generator_sizes(hidden_size)}
+    if hidden_size == size.hidden_size:
+        derived["num_attention_heads"] = size.num_attention_heads
     return ElectraConfig(**{**derived, **shared})
 
 
-def _generator_width(size: ElectraSize, fraction: float) -> int:
-    width = round(size.hidden_size * fraction)
+def _generator_sizes(width: int) -> dict[str, int]:
+    heads = max(1, width // HEAD_SIZE)
+    return {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
+
+
+def _generator_width(hidden_size: int, fraction: float) -> int:
+    width = round(hidden_size * fraction)
     if not 0 < fraction <= 1 or width == 0 or width % max(1, width // HEAD_SIZE):
         raise InputError(
-            f"generator_fraction {fraction} of {size.hidden_size} is {width}, which is no whole number of heads; give "
+            f"generator_fraction {fraction} of {hidden_size} is {width}, which is no whole number of heads; give "
             f"a share between 0 and 1 whose width is below or a multiple of {HEAD_SIZE}"
         )
     return width

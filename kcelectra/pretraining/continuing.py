@@ -1,0 +1,217 @@
+"""Go on from released weights: a discriminator, with its generator or with a new one that is warmed up first."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, ElectraForMaskedLM, ElectraForPreTraining, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from kcelectra.errors import InputError
+from kcelectra.pretraining.configuration import KcElectraConfig
+from kcelectra.pretraining.modeling import SHARED_EMBEDDINGS, KcElectraForPreTraining
+from kcelectra.tokenization import check_pairing
+from kcelectra.tokenization.loading import tokens_by_id
+from kcelectra.tokenization.vocabulary import require_special_tokens
+
+HALVES: dict[str, Any] = {"discriminator": ElectraForPreTraining, "generator": ElectraForMaskedLM}
+
+
+@dataclass(frozen=True)
+class GeneratorWarmup:
+    """The first steps of a run whose discriminator is trained already: only the generator's own weights move.
+
+    A new generator would change the embeddings that it shares with the discriminator by large and useless gradients,
+    and show it fakes that are none. The discriminator computes its metrics meanwhile. Everything is a function of the
+    number of updates, so a resumed run does what an uninterrupted one does.
+
+    Args:
+        num_steps: updates that it takes; 0 for none.
+    """
+
+    num_steps: int
+
+    def holds(self, step: int) -> bool:
+        """Return whether the discriminator stays as it is in the update after `step` others."""
+        return step < self.num_steps
+
+    def drop_gradients(self, model: KcElectraForPreTraining) -> None:
+        """Take the gradients of the discriminator and of what it shares away, before they are clipped and used.
+
+        An optimizer passes over a weight without a gradient. For one whose gradient is 0 it keeps moments, and AdamW
+        makes it smaller.
+        """
+        for parameter in model.discriminator.parameters():
+            parameter.grad = None
+
+    def schedule(self, base: Callable[[int], float], *, warmup_steps: int) -> Callable[[int], float]:
+        """Return a schedule that rises to its peak and stays there, and then is `base` from its start.
+
+        Args:
+            base: share of the peak learning rate by step, for the steps that come after.
+            warmup_steps: that it rises for.
+        """
+
+        def schedule(step: int) -> float:
+            if not self.holds(step):
+                return base(step - self.num_steps)
+            return step / warmup_steps if step < warmup_steps else 1.0
+
+        return schedule
+
+
+def released_tokenizer(source: str, half: str = "discriminator") -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a released model.
+
+    Args:
+        source: as in `load_released`.
+        half: discriminator or generator.
+
+    Raises:
+        InputError: there is none, it is not the model's, or it is no vocabulary for pretraining.
+    """
+    with _explain(source, half):
+        root, where = _locate(source, half)
+        config = AutoConfig.from_pretrained(root, **where)
+        if config.model_type != "electra":
+            raise InputError(
+                f"{source} is a model of type {config.model_type}; give an ELECTRA, of a checkpoint its export"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(root, **where)
+        check_pairing(tokenizer, config)
+    require_special_tokens(tokens_by_id(tokenizer), source)
+    return tokenizer
+
+
+def load_released(
+    discriminator: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    generator: str | None = None,
+    embeddings: str | None = None,
+    generator_fraction: float | None = None,
+    **own: Any,
+) -> KcElectraForPreTraining:
+    """Load a released discriminator, and its generator or a new one, as a joint model.
+
+    Args:
+        discriminator: a directory, or a repository of the Hub as OWNER/NAME or OWNER/NAME@REVISION, that is an
+            `ElectraForPreTraining` or holds one as `discriminator/`.
+        tokenizer: of the run; its tokens have the ids that they have in the model.
+        generator: the same for an `ElectraForMaskedLM`, or one as `generator/`; new, with random weights, if None.
+        embeddings: whose embeddings both get where those of the two differ: discriminator or generator.
+        generator_fraction: width of a new generator as a share of the discriminator's; see
+            `KcElectraConfig.from_discriminator`.
+        **own: any field of `KcElectraConfig`.
+
+    Returns:
+        The model, float32. Rows of its tables that have no token are never drawn as a replacement.
+
+    Raises:
+        InputError: a model cannot be loaded, has not all weights, or has other tokens; the halves do not fit each
+            other; or their embeddings differ and `embeddings` is not given.
+    """
+    if embeddings not in (None, *HALVES):
+        raise InputError(f"--init_embeddings is {embeddings!r}; give {' or '.join(HALVES)}")
+    if generator is None and embeddings is not None:
+        raise InputError("a new generator has no embeddings to choose from; leave out --init_embeddings")
+    if generator is not None and generator_fraction is not None:
+        raise InputError(f"{generator} is as wide as it is; leave out --generator_fraction")
+    halves = {"discriminator": _load_half(discriminator, "discriminator", tokenizer)}
+    if generator is None:
+        config = KcElectraConfig.from_discriminator(
+            halves["discriminator"].config, generator_fraction=generator_fraction, **own
+        )
+    else:
+        halves["generator"] = _load_half(generator, "generator", tokenizer)
+        config = _join(discriminator, generator, halves, own)
+        if embeddings is None:
+            _require_equal_embeddings(discriminator, generator, halves)
+    config.unsampled_token_ids += range(len(tokenizer), config.discriminator_config.vocab_size)
+    model = KcElectraForPreTraining(config)
+    for half in sorted(halves, key=lambda half: half == (embeddings or "discriminator")):  # the last one's are kept
+        getattr(model, half).load_state_dict(halves[half].state_dict())
+    return model
+
+
+def _load_half(source: str, half: str, tokenizer: PreTrainedTokenizerBase) -> Any:
+    _require_same_tokens(tokenizer, released_tokenizer(source, half), source, half)
+    with _explain(source, half):
+        root, where = _locate(source, half)
+        model, report = HALVES[half].from_pretrained(root, dtype=torch.float32, output_loading_info=True, **where)
+    missing = sorted(report["missing_keys"])
+    if missing:  # transformers fills them with random numbers
+        raise InputError(f"{source} holds no {half}: it has no {missing[0]}; give what pretraining exported")
+    model.config.name_or_path = ""  # it would be saved with the model
+    return model
+
+
+@contextmanager
+def _explain(source: str, half: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"cannot load the {half} {source}: {reason}; give as --init_{half} a directory such as out/smoke/export, "
+            "or OWNER/NAME@REVISION"
+        ) from error
+
+
+def _locate(source: str, half: str) -> tuple[str, dict[str, Any]]:
+    """Return the directory or repository of a half, and the revision and the folder in it."""
+    root, _, revision = (source, "", "") if Path(source).exists() else source.partition("@")
+    where = {"revision": revision or None}
+    inner = cached_file(root, f"{half}/config.json", **where, _raise_exceptions_for_missing_entries=False)
+    return root, {**where, "subfolder": half if inner else ""}
+
+
+def _require_same_tokens(
+    ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, source: str, half: str
+) -> None:
+    pairs = enumerate(zip_longest(tokens_by_id(ours), tokens_by_id(theirs)))
+    different = [(index, our, their) for index, (our, their) in pairs if our != their]
+    if different:
+        index, our, their = different[0]
+        cure = "--tokenizer to use that one" if half == "discriminator" else "--init_generator for a new one"
+        raise InputError(
+            f"the tokenizer of the run is not that of {source}: they differ in {len(different)} ids, {index} is "
+            f"{our!r} here and {their!r} there; leave out {cure}"
+        )
+
+
+def _join(discriminator: str, generator: str, halves: dict[str, Any], own: dict[str, Any]) -> KcElectraConfig:
+    try:
+        if not halves["generator"].config.tie_word_embeddings:
+            raise InputError("its output embeddings are not its input embeddings; give one that shares them")
+        return KcElectraConfig(halves["generator"].config, halves["discriminator"].config, **own)
+    except InputError as error:
+        raise InputError(
+            f"{generator} does not fit {discriminator}: {error}, or leave out --init_generator for a new one"
+        ) from error
+
+
+def _require_equal_embeddings(discriminator: str, generator: str, halves: dict[str, Any]) -> None:
+    theirs = halves["discriminator"].electra.embeddings.state_dict()
+    ours = halves["generator"].electra.embeddings.state_dict()
+    differences = [_compare(name, ours[name], theirs[name]) for name in SHARED_EMBEDDINGS]
+    if any(differences):
+        raise InputError(
+            f"the embeddings of {generator} are not those of {discriminator}: {', '.join(filter(None, differences))}; "
+            "a joint model has one of each. Keep one half as it is, and let the other learn them anew: give "
+            "--init_embeddings discriminator or --init_embeddings generator"
+        )
+
+
+def _compare(name: str, ours: Tensor, theirs: Tensor) -> str:
+    """Return by how much two tables differ, an empty text if not at all."""
+    distance = (ours - theirs).abs().view(len(ours), -1).amax(dim=1)
+    num_different = int((distance != 0).sum())
+    return f"{name} in {num_different} of {len(ours)} rows by up to {distance.max():.2g}" if num_different else ""
