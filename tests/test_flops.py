@@ -98,6 +98,15 @@ def test_masked_positions_cost_the_output_layer_only():
     assert flops[1] - flops[0] == 3 * 2 * (256 * 768 + 768 * 50135)
 
 
+def test_attention_counts_the_tokens_that_are_seen():
+    config = KcElectraConfig.from_size("base", vocab_size=50135)
+    dense, half = (
+        training_flops_per_row(config, max_length=512, num_masked=79, num_seen=num_seen) for num_seen in (512, 256)
+    )
+    assert dense == training_flops_per_row(config, max_length=512, num_masked=79)
+    assert dense - half == 3 * 12 * 2 * 2 * 512 * 256 * (768 + 256)
+
+
 def test_operations_are_an_exact_integer():
     flops = training_flops_per_row(
         KcElectraConfig.from_size("large", vocab_size=50135), max_length=512, num_masked=130

@@ -6,15 +6,24 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 from transformers import AutoModelForPreTraining, ElectraForMaskedLM
 
 from kcelectra import DataCollatorForReplacedTokenDetection, KcElectraConfig, KcElectraForPreTraining
-from kcelectra.pretraining.masked_head import masked_language_modeling, sample_replacements
+from kcelectra.pretraining import masked_head
+from kcelectra.pretraining.masked_head import sample_replacements
 from kcelectra.pretraining.modeling import SHARED_EMBEDDINGS
 from kcelectra.pretraining.packing import Packer, frame_document
 
 MAX_LENGTH = 64
+
+#: PyTorch's own, while it traces.
+COMPILES = pytest.mark.filterwarnings(
+    "ignore:.*autograd.function.Function.* should not be instantiated",
+    "ignore:The .grad attribute of a Tensor that is not a leaf",
+    "ignore:`torch.jit.script_method` is deprecated",
+)
 
 
 @pytest.fixture
@@ -215,14 +224,15 @@ def test_a_generator_that_is_wrong_replaces_exactly_the_masked_positions(model, 
     assert torch.equal(is_replaced.sum(1), (batch["masked_labels"] != -100).sum(1))
 
 
-@pytest.mark.parametrize("chunk_elements", [1, 700, 2**22])
-def test_the_masked_head_equals_cross_entropy_in_value_and_gradient(chunk_elements, monkeypatch):
+@pytest.mark.parametrize(("chunk_elements", "multiple"), [(1, 1), (700, 1), (2**22, 1), (700, 64), (2**22, 64)])
+def test_the_masked_head_equals_cross_entropy_in_value_and_gradient(chunk_elements, multiple, monkeypatch):
     monkeypatch.setattr("kcelectra.pretraining.masked_head.CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setitem(masked_head.MULTIPLES, "cpu", multiple)
     torch.manual_seed(0)
     hidden, weight, bias = (torch.randn(*shape, requires_grad=True) for shape in ((11, 6), (50, 6), (50,)))
     labels = torch.randint(0, 50, (11,))
     labels[3] = labels[10] = -100
-    total, sampled_ids, predictions = masked_language_modeling(hidden, weight, bias, labels)
+    total, sampled_ids, predictions = masked_head.masked_language_modeling(hidden, weight, bias, labels)
     (3 * total).backward()
     ours = [tensor.grad.clone() for tensor in (hidden, weight, bias)]
     for tensor in (hidden, weight, bias):
@@ -464,3 +474,59 @@ class _Losses(torch.nn.Module):
 
     def forward(self, batch):
         return self.model(**batch).loss
+
+
+def losses_and_gradients(model, batch):
+    model.zero_grad()
+    output = run_seeded(model, batch)
+    output.loss.backward()
+    return output.generator_loss.item(), output.discriminator_loss.item(), [p.grad.clone() for p in model.parameters()]
+
+
+def assert_same_training(actual, expected):
+    assert actual[:2] == pytest.approx(expected[:2], rel=1e-6)
+    for gradient, other in zip(actual[2], expected[2], strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-6, rtol=1e-4)
+
+
+@COMPILES
+@pytest.mark.parametrize(("how", "num_graphs"), [("as a whole", 1), ("in parts", 6)])
+def test_a_training_step_compiles_once_without_a_break_and_computes_the_same(
+    how, num_graphs, model, batch, rows, tokenizer
+):
+    """The graphs of both passes are run as they were traced; making code of them takes a minute on a CPU."""
+    backend = CompileCounterWithBackend("aot_eager")
+    for layer in model.train().modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0  # a compiled step draws other numbers
+    batches = [batch, DataCollatorForReplacedTokenDetection(tokenizer)(rows[8:16])]
+    expected = [losses_and_gradients(model, batch) for batch in batches]
+    if how == "as a whole":
+        model.compile(fullgraph=True, dynamic=False, backend=backend)
+    else:
+        model.compile_parts(backend=backend)
+    assert_same_training(losses_and_gradients(model, batches[0]), expected[0])
+    assert_same_training(losses_and_gradients(model, batches[1]), expected[1])
+    assert backend.frame_count == num_graphs  # layers, embeddings, three heads; layers of each half differ
+
+
+@COMPILES
+def test_a_step_with_dropout_compiles_without_a_break(model, batch):
+    model.train().compile(fullgraph=True, dynamic=False, backend="eager")
+    assert run_seeded(model, batch).loss.isfinite()
+
+
+@COMPILES
+@pytest.mark.slow
+def test_compiled_code_computes_the_same(model, batch):
+    expected = losses_and_gradients(model, batch)
+    with torch._inductor.config.patch(fallback_random=True):  # or it draws other replacements
+        model.compile_parts()
+        assert_same_training(losses_and_gradients(model, batch), expected)
+
+
+def test_a_checkpointed_step_computes_the_same_with_dropout(model, batch):
+    model.train()
+    expected = losses_and_gradients(model, batch)
+    model.activation_checkpointing_enable()
+    assert_same_training(losses_and_gradients(model, batch), expected)

@@ -41,7 +41,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop elements in training."""
-        if not self.training or self.p == 0 or input.device.type != "cpu":
+        if not self.training or self.p == 0 or _is_fast_already(input):
             return super().forward(input)
         return input * keep_mask(input.shape, probability=self.p, dtype=input.dtype)
 
@@ -71,7 +71,7 @@ def attend(
     Returns:
         (batch, length, heads, head size), and None in place of the weights.
     """
-    if dropout == 0 or query.device.type != "cpu" or attention_mask is None:
+    if dropout == 0 or attention_mask is None or _is_fast_already(query):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -81,6 +81,11 @@ def attend(
         weights = scores.softmax(dim=-1)
         weights = weights * keep_mask(weights.shape, probability=dropout, dtype=weights.dtype)
         return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+def _is_fast_already(input: Tensor) -> bool:
+    """Say whether PyTorch's own dropout is cheap: a compiler fuses its numbers into what they are used in."""
+    return input.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 def use_fast_dropout(model: nn.Module) -> None:

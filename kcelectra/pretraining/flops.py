@@ -7,11 +7,13 @@ from kcelectra.pretraining.configuration import KcElectraConfig
 BACKWARD_FACTOR = 3  # forward once, backward twice as much: the usual convention of model FLOPs utilisation
 
 
-def training_flops_per_row(config: KcElectraConfig, *, max_length: int, num_masked: int) -> int:
+def training_flops_per_row(
+    config: KcElectraConfig, *, max_length: int, num_masked: int, num_seen: int | None = None
+) -> int:
     """Count the operations of one row in one training step, forward and backward.
 
     Three times the forward pass. A matrix product of (m, k) and (k, n) counts 2mkn; embedding look-ups, biases,
-    normalisation, activations and softmax count nothing; attention counts as dense over the row, as it is computed.
+    normalisation, activations and softmax count nothing; attention counts as dense over the row, the usual convention.
     Differs from the reference (`flops_computation.py`), which takes twice the forward pass and counts a look-up as a
     product with a one-hot matrix.
 
@@ -19,6 +21,8 @@ def training_flops_per_row(config: KcElectraConfig, *, max_length: int, num_mask
         config: of the joint model.
         max_length: tokens of a row.
         num_masked: masked positions of a row; only these reach the vocabulary.
+        num_seen: tokens that a token attends to; all of the row if None. A token of a packed row needs to see its own
+            document only.
 
     Returns:
         Operations of generator and discriminator together.
@@ -27,13 +31,14 @@ def training_flops_per_row(config: KcElectraConfig, *, max_length: int, num_mask
     embedding, vocabulary = generator.embedding_size, generator.vocab_size
     masked_head = num_masked * 2 * (generator.hidden_size * embedding + embedding * vocabulary)
     replaced_head = max_length * 2 * discriminator.hidden_size * (discriminator.hidden_size + 1)
-    bodies = sum(_body_flops_per_token(half, max_length) for half in (generator, discriminator)) * max_length
+    seen = max_length if num_seen is None else num_seen
+    bodies = sum(_body_flops_per_token(half, seen) for half in (generator, discriminator)) * max_length
     return BACKWARD_FACTOR * (bodies + masked_head + replaced_head)
 
 
-def _body_flops_per_token(config: ElectraConfig, max_length: int) -> int:
+def _body_flops_per_token(config: ElectraConfig, num_seen: int) -> int:
     hidden, projection = config.hidden_size, config.embedding_size
-    attention = 4 * hidden * hidden + 2 * max_length * hidden  # query, key, value, output; scores and weighted values
+    attention = 4 * hidden * hidden + 2 * num_seen * hidden  # query, key, value, output; scores and weighted values
     feed_forward = 2 * hidden * config.intermediate_size
     projected = projection * hidden if projection != hidden else 0
     return 2 * (config.num_hidden_layers * (attention + feed_forward) + projected)

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from kcelectra.pretraining.collator import IGNORED
 
 CHUNK_ELEMENTS = 2**22  # scores that are float32 at once: 16 MB
+#: Of scores in a row: products of 16-bit matrices whose rows start anywhere do not use the tensor cores.
+MULTIPLES = {"cuda": 64}
 
 
 def sample_replacements(
@@ -90,10 +92,12 @@ class _MaskedLanguageModeling(torch.autograd.Function):
         temperature: float,
         unsampled_token_ids: tuple[int, ...],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        logits = F.linear(hidden, weight, bias)  # (N, V)
+        num_padding = -len(weight) % MULTIPLES.get(hidden.device.type, 1)
+        logits = F.linear(hidden, _pad(weight, num_padding), _pad(bias, num_padding, value=-torch.inf))  # (N, V)
         sampled_ids, predictions = torch.empty_like(labels), torch.empty_like(labels)
-        total = torch.zeros((), device=logits.device)
-        num_rows = max(1, CHUNK_ELEMENTS // logits.shape[1])
+        losses = []  # a sum in place would have no gradient once it is compiled; seen with torch 2.11
+        # compiled code keeps scores in registers, whatever their number
+        num_rows = len(labels) if torch.compiler.is_compiling() else max(1, CHUNK_ELEMENTS // logits.shape[1])
         for start in range(0, len(labels), num_rows):
             rows = slice(start, start + num_rows)
             scores = logits[rows].float()
@@ -101,21 +105,27 @@ class _MaskedLanguageModeling(torch.autograd.Function):
                 scores, temperature=temperature, unsampled_token_ids=unsampled_token_ids
             )
             predictions[rows] = scores.argmax(dim=-1)
-            total += _cross_entropy_and_gradient_(scores, labels[rows], predictions[rows])
+            losses.append(_cross_entropy_and_gradient_(scores, labels[rows], predictions[rows]))
             logits[rows] = scores  # from here on the gradient
         ctx.save_for_backward(hidden, weight, logits)
         ctx.mark_non_differentiable(sampled_ids, predictions)
-        return total, sampled_ids, predictions
+        return torch.stack(losses).sum(), sampled_ids, predictions
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, gradient = ctx.saved_tensors
         dtype = gradient.dtype
         # the scale goes to the small factor before the product: in float16 it keeps small values from vanishing
-        of_weight = gradient.t() @ (hidden * scale).to(dtype)
-        of_hidden = (gradient @ weight.to(dtype)).to(hidden.dtype) * scale
-        of_bias = gradient.sum(dim=0, dtype=torch.float32) * scale
+        vocab_size = len(weight)
+        of_weight = (gradient.t() @ (hidden * scale).to(dtype))[:vocab_size]
+        of_hidden = (gradient @ _pad(weight.to(dtype), gradient.shape[1] - vocab_size)).to(hidden.dtype) * scale
+        of_bias = gradient.sum(dim=0, dtype=torch.float32)[:vocab_size] * scale
         return of_hidden, of_weight.to(weight.dtype), of_bias, None, None, None
+
+
+def _pad(tensor: Tensor, num_rows: int, *, value: float = 0.0) -> Tensor:
+    """Append rows, if any, of a value."""
+    return F.pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, num_rows), value=value) if num_rows else tensor
 
 
 def _cross_entropy_and_gradient_(scores: Tensor, labels: Tensor, predictions: Tensor) -> Tensor:

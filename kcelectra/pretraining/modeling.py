@@ -6,11 +6,14 @@ Dimension key: B batch, L max_length, K masked positions per row, E embedding, H
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import (
     AutoModel,
     AutoModelForPreTraining,
@@ -18,8 +21,15 @@ from transformers import (
     ElectraForPreTraining,
     PreTrainedModel,
 )
+from transformers.models.electra.modeling_electra import (
+    ElectraDiscriminatorPredictions,
+    ElectraEmbeddings,
+    ElectraGeneratorPredictions,
+    ElectraLayer,
+)
 from transformers.utils import ModelOutput
 
+from kcelectra.pretraining.attention import mask_documents
 from kcelectra.pretraining.collator import IGNORED
 from kcelectra.pretraining.configuration import KcElectraConfig
 from kcelectra.pretraining.dropout import ATTENTION, use_fast_dropout
@@ -34,6 +44,18 @@ SHARED_EMBEDDINGS = (
     "LayerNorm.weight",
     "LayerNorm.bias",
 )
+
+
+class MaskedHead(torch.nn.Module):
+    """`masked_language_modeling`, as a part that can be compiled by itself."""
+
+    def forward(self, *inputs: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """See `masked_language_modeling`."""
+        return masked_language_modeling(*inputs, **options)
+
+
+#: What `compile_parts` compiles; the rest of a step handles no hidden states but to hand them on.
+PARTS = (ElectraEmbeddings, ElectraLayer, ElectraGeneratorPredictions, ElectraDiscriminatorPredictions, MaskedHead)
 
 
 @dataclass
@@ -72,6 +94,7 @@ class KcElectraForPreTraining(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _supports_flex_attn = True
     _tied_weights_keys = {
         f"generator.electra.embeddings.{name}": f"discriminator.electra.embeddings.{name}"
         for name in SHARED_EMBEDDINGS
@@ -81,11 +104,16 @@ class KcElectraForPreTraining(PreTrainedModel):
         super().__init__(copy.deepcopy(config))  # what is set on the halves below must not reach other models
         self.discriminator = ElectraForPreTraining(self.config.discriminator_config)
         self.generator = ElectraForMaskedLM(self.config.generator_config)
+        self.masked_head = MaskedHead()
         use_fast_dropout(self)
-        if self.config._attn_implementation == "sdpa":
-            for half in (self.generator, self.discriminator):
-                half.config._attn_implementation = ATTENTION
+        self.use_attention(self.config._attn_implementation)
         self.post_init()
+
+    def use_attention(self, back_end: str) -> None:
+        """Let a back end of `attention.BACK_ENDS` compute attention from now on."""
+        self.config._attn_implementation = back_end
+        for half in (self.generator, self.discriminator):
+            half.config._attn_implementation = ATTENTION if back_end == "sdpa" else back_end
 
     def forward(
         self,
@@ -98,6 +126,8 @@ class KcElectraForPreTraining(PreTrainedModel):
         num_masked: Tensor | None = None,
         num_tokens: Tensor | None = None,
         row_id: Tensor | None = None,
+        *,
+        generator_only: bool = False,
     ) -> KcElectraForPreTrainingOutput:
         """Compute both losses of one batch of packed rows.
 
@@ -113,6 +143,7 @@ class KcElectraForPreTraining(PreTrainedModel):
                 `KcElectraTrainer` gives the count over all accumulated batches and processes.
             num_tokens: scalar, divisor of the discriminator's loss; the number of non-padding tokens here if None.
             row_id: (batch,) int64; names a row in a message, not used in the computation.
+            generator_only: leave the discriminator's loss out of `loss`; it is computed without gradients.
 
         Returns:
             The losses, and what their metrics are computed from.
@@ -133,10 +164,16 @@ class KcElectraForPreTraining(PreTrainedModel):
         sampled_ids = torch.where(is_used, sampled_ids, original_ids)
         corrupted_ids = input_ids.scatter(1, masked_positions, sampled_ids)  # (B, L)
         is_replaced = corrupted_ids != input_ids.scatter(1, masked_positions, original_ids)
-        discriminator_logits = self.discriminator(corrupted_ids, **context).logits.float()  # (B, L)
-        discriminator_loss = _mean_binary_cross_entropy(discriminator_logits, is_replaced, is_token, num_tokens)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not generator_only):
+            discriminator_logits = self.discriminator(corrupted_ids, **context).logits.float()  # (B, L)
+            discriminator_loss = _mean_binary_cross_entropy(discriminator_logits, is_replaced, is_token, num_tokens)
+        loss = self.config.generator_weight * generator_loss
+        if generator_only:  # a process group waits for a gradient of each parameter
+            loss = loss + 0.0 * sum(parameter.sum() for parameter in self.discriminator.parameters())
+        else:
+            loss = loss + self.config.discriminator_weight * discriminator_loss
         return KcElectraForPreTrainingOutput(
-            loss=self.config.generator_weight * generator_loss + self.config.discriminator_weight * discriminator_loss,
+            loss=loss,
             generator_loss=generator_loss,
             discriminator_loss=discriminator_loss,
             discriminator_logits=discriminator_logits,
@@ -146,13 +183,13 @@ class KcElectraForPreTraining(PreTrainedModel):
         )
 
     def _generate(
-        self, input_ids: Tensor, masked_positions: Tensor, masked_labels: Tensor, context: dict[str, Tensor]
+        self, input_ids: Tensor, masked_positions: Tensor, masked_labels: Tensor, context: dict[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Score the vocabulary at the masked positions only; return summed nats, draws and predictions, (B, K)."""
         hidden = self.generator.electra(input_ids, **context).last_hidden_state  # (B, L, H)
         index = masked_positions[:, :, None].expand(-1, -1, hidden.shape[-1])
         projected = self.generator.generator_predictions(hidden.gather(1, index))  # (B, K, E)
-        nats, sampled_ids, predictions = masked_language_modeling(
+        nats, sampled_ids, predictions = self.masked_head(
             projected.flatten(0, 1),
             self.generator.generator_lm_head.weight,
             self.generator.generator_lm_head.bias,
@@ -162,12 +199,17 @@ class KcElectraForPreTraining(PreTrainedModel):
         )
         return nats, sampled_ids.view_as(masked_labels), predictions.view_as(masked_labels)
 
-    def _attention_mask(self, document_ids: Tensor) -> Tensor:
-        """Block-diagonal mask (B, 1, L, L); restarted position ids alone would not keep documents apart."""
-        mask = document_ids[:, None, :, None] == document_ids[:, None, None, :]
-        if self.config._attn_implementation == "eager":
-            return torch.where(mask, 0.0, torch.finfo(self.dtype).min).to(self.dtype)
-        return mask
+    def _attention_mask(self, document_ids: Tensor) -> Tensor | BlockMask:
+        return mask_documents(document_ids, back_end=self.config._attn_implementation, dtype=self.dtype)
+
+    def compile_parts(self, *, backend: str | Callable = "inductor") -> None:
+        """Compile the parts of a step in place, each kind once; parameters keep their names.
+
+        A step compiles as a whole too, without a break, but for as long as it has layers.
+        """
+        for module in self.modules():
+            if isinstance(module, PARTS):
+                module.compile(fullgraph=True, dynamic=False, backend=backend)
 
     def get_input_embeddings(self) -> torch.nn.Embedding:
         """Return the word embedding table that both halves share, (vocab, embedding)."""
