@@ -32,7 +32,7 @@ from kcelectra.corpus.comments import CommentReader, read_texts
 from kcelectra.pretraining.flops import training_flops_per_row
 from kcelectra.pretraining.run import prepare_cpu
 from kcelectra.pretraining.streaming import PackedStream
-from kcelectra.pretraining.trainer import choose_precision
+from kcelectra.pretraining.training_arguments import choose_precision
 from kcelectra.tokenization import load_tokenizer
 
 MAX_LENGTH = 128

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from kcelectra.pretraining.configuration import KcElectraConfig
     from kcelectra.pretraining.export import export_checkpoint
     from kcelectra.pretraining.modeling import KcElectraForPreTraining
-    from kcelectra.pretraining.trainer import KcElectraTrainer, PretrainingArguments
+    from kcelectra.pretraining.trainer import KcElectraTrainer
+    from kcelectra.pretraining.training_arguments import PretrainingArguments
 
 __version__ = "0.1.0"
 
@@ -24,7 +25,7 @@ _PUBLIC = {
     "KcElectraConfig": "kcelectra.pretraining.configuration",
     "KcElectraForPreTraining": "kcelectra.pretraining.modeling",
     "KcElectraTrainer": "kcelectra.pretraining.trainer",
-    "PretrainingArguments": "kcelectra.pretraining.trainer",
+    "PretrainingArguments": "kcelectra.pretraining.training_arguments",
     "TASKS": "kcelectra.finetuning.tasks",
     "export_checkpoint": "kcelectra.pretraining.export",
     "finetune": "kcelectra.finetuning.runner",

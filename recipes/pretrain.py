@@ -8,11 +8,21 @@ Your own comments, a published architecture; the same command again continues an
 
     accelerate launch recipes/pretrain.py recipes/small/pretrain.yaml --dataset "comments/*.parquet"
 
+`--dataset` may be rows that `recipes/pack.py` wrote, and a run may go on from a released model:
+
+    accelerate launch recipes/pretrain.py --dataset out/packed --init_discriminator beomi/KcELECTRA-base-v2022
+
+It may be killed at any moment. After SIGTERM or SIGUSR1 it saves and exits with status 143. `run.json` says what ran.
+
 `--push_to_hub true --hub_model_id OWNER/NAME` pushes each checkpoint as it is saved, to a private repository;
 `--resume_from_checkpoint DIRECTORY` begins with one that was pushed (`--hub_strategy checkpoint`, `last-checkpoint/`).
 """
 
 import logging
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import set_seed
@@ -22,38 +32,59 @@ from kcelectra.arguments import given_settings, parse_args, run_recipe
 from kcelectra.errors import InputError
 from kcelectra.pretraining.checkpoints import STATE_FILE, find_last_checkpoint, read_history, read_step
 from kcelectra.pretraining.export import export_checkpoint
+from kcelectra.pretraining.health import check_health
 from kcelectra.pretraining.run import (
     DataArguments,
     ModelArguments,
     build_trainer,
     claim_run_dir,
     describe_run,
-    open_comments,
+    open_source,
     prepare_cpu,
     prepare_tokenizer,
 )
-from kcelectra.pretraining.trainer import KcElectraTrainer, PretrainingArguments
+from kcelectra.pretraining.trainer import KcElectraTrainer
+from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.release.report import REPORT_PAGE, check_learning, loading_snippet, write_report
 
+logger = logging.getLogger(__name__)
+
+LAUNCHER = ("ACCELERATE_", "GROUP_", "LOCAL_", "MASTER_", "RANK", "ROLE_", "TORCHELASTIC_", "WORLD_SIZE")
 SMOKE_PRESET = Path(__file__).parent / "smoke" / "pretrain.yaml"
+
+
+@dataclass
+class ProbeArguments:
+    """A small fine-tuning of each checkpoint, to see early what the pretraining is good for."""
+
+    probe_task: str | None = field(default=None, metadata={"help": "Of recipes/finetune.py, such as nsmc."})
+    probe_data_dir: str | None = field(default=None, metadata={"help": "Its data."})
+    probe_examples: int = field(default=2000, metadata={"help": "To train on, and half as many to test on."})
+
+    def __post_init__(self) -> None:
+        if self.probe_task is not None and self.probe_data_dir is None:
+            raise InputError("give --probe_data_dir, such as --probe_data_dir data")
 
 
 def main() -> None:
     """Run the pipeline, or continue where it was interrupted."""
     logging.basicConfig(format="%(levelname)s %(message)s")
-    arguments = parse_args(ModelArguments, DataArguments, PretrainingArguments, default_preset=SMOKE_PRESET)
-    model_args, data_args, training_args = arguments
+    classes = (ModelArguments, DataArguments, PretrainingArguments, ProbeArguments)
+    arguments = parse_args(*classes, default_preset=SMOKE_PRESET)
+    model_args, data_args, training_args, probe_args = arguments
     if training_args.disable_tqdm:
         disable_progress_bar()
     prepare_cpu()
     run_dir = training_args.output_dir
     with training_args.main_process_first():
         claim_run_dir(run_dir, given_settings(*arguments, default_preset=SMOKE_PRESET))
-        reader = open_comments(data_args, run_dir)
-        tokenizer = prepare_tokenizer(data_args, reader, run_dir)
+        source = open_source(data_args, run_dir, seed=training_args.seed)
+        tokenizer = prepare_tokenizer(data_args, source, run_dir, init_discriminator=model_args.init_discriminator)
     set_seed(training_args.seed)
-    trainer = build_trainer(model_args, data_args, training_args, reader=reader, tokenizer=tokenizer)
-    checkpoint = find_last_checkpoint(run_dir)
+    trainer = build_trainer(model_args, data_args, training_args, source=source, tokenizer=tokenizer)
+    if probe_args.probe_task is not None:
+        trainer.after_save.append(lambda checkpoint: probe(checkpoint, probe_args))
+    checkpoint = trainer.find_checkpoint(True)
     if checkpoint is not None and read_step(checkpoint) >= training_args.max_steps:
         print(f"{run_dir} has trained its {training_args.max_steps} steps; delete it to train anew")
     else:
@@ -74,6 +105,29 @@ def pulled_checkpoint(arguments: PretrainingArguments) -> str | None:
     return given
 
 
+def probe(checkpoint: Path, arguments: ProbeArguments) -> None:
+    """Fine-tune a checkpoint in a process of its own, and add its score to `probe/results.jsonl`."""
+    step, probe_dir = read_step(checkpoint), checkpoint.parent / "probe"
+    export_checkpoint(checkpoint, probe_dir / "export")
+    options = {
+        "model": probe_dir / "export" / "discriminator",
+        "task": arguments.probe_task,
+        "data_dir": arguments.probe_data_dir,
+        "max_train": arguments.probe_examples,
+        "max_eval": arguments.probe_examples // 2,
+        "num_epochs": 1,
+        "seeds": 0,
+        "step": step,
+        "output_dir": probe_dir,
+    }
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    command = [sys.executable, str(Path(__file__).with_name("finetune.py")), *words]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHER)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    last = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    logger.warning("probe of step %d: %s", step, " ".join(last[-3:]))
+
+
 def finish(trainer: KcElectraTrainer, run_dir: str) -> None:
     """Export the last checkpoint, write the report, once, and say how to load the result."""
     checkpoint = find_last_checkpoint(run_dir)
@@ -81,7 +135,9 @@ def finish(trainer: KcElectraTrainer, run_dir: str) -> None:
     page = Path(run_dir, REPORT_PAGE)
     if not page.exists():
         export_checkpoint(checkpoint, Path(run_dir, "export"))
-        write_report(run_dir, history, facts=describe_run(trainer))
+        warmup_steps = trainer.generator_warmup.num_steps + trainer.args.get_warmup_steps(trainer.args.max_steps)
+        alarms = check_health(history, warmup_steps=warmup_steps)
+        write_report(run_dir, history, facts=describe_run(trainer), alarms=alarms)
     for check in check_learning(history):
         verdict = "yes" if check["holds"] else "not yet"
         print(f"{check['claim']}: {check['value']} (baseline {check['baseline']}): {verdict}")

@@ -88,7 +88,7 @@ def prepare(arguments: PublishArguments, staging_dir: Path) -> Release:
 def default_arguments() -> dict[str, Any]:
     """Return what `pretrain.py` takes where nothing is given."""
     from kcelectra.pretraining.run import DataArguments, ModelArguments  # torch, which a corpus does without
-    from kcelectra.pretraining.trainer import PretrainingArguments
+    from kcelectra.pretraining.training_arguments import PretrainingArguments
 
     known = (*fields(ModelArguments), *fields(DataArguments), *fields(PretrainingArguments))
     return {one.name: one.default for one in known if one.default is not MISSING}

@@ -11,7 +11,7 @@ from kcelectra.arguments import given_settings, parse_args, read_preset, run_rec
 from kcelectra.errors import InputError
 from kcelectra.pretraining.configuration import SIZES
 from kcelectra.pretraining.run import DataArguments, ModelArguments
-from kcelectra.pretraining.trainer import PretrainingArguments
+from kcelectra.pretraining.training_arguments import PretrainingArguments
 
 RECIPES_DIR = Path(__file__).parents[1] / "recipes"
 PRESETS = sorted(RECIPES_DIR.glob("*/pretrain*.yaml"))

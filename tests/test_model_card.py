@@ -30,7 +30,7 @@ from kcelectra.finetuning.tasks import TASKS
 from kcelectra.manifest import read_manifest, write_manifest
 from kcelectra.pretraining.export import export_model
 from kcelectra.pretraining.run import DataArguments, ModelArguments
-from kcelectra.pretraining.trainer import PretrainingArguments
+from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.release import model_card
 from kcelectra.release.card_scores import draw_scores, read_model_scores
 from kcelectra.release.model_card import EFFECTIVE, write_model_card

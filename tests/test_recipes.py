@@ -16,7 +16,7 @@ from kcelectra.arguments import parse_args
 from kcelectra.errors import InputError
 from kcelectra.manifest import verify_manifest
 from kcelectra.pretraining.run import DataArguments, ModelArguments
-from kcelectra.pretraining.trainer import PretrainingArguments
+from kcelectra.pretraining.training_arguments import PretrainingArguments
 
 ROOT = Path(__file__).parents[1]
 SHORT = "--max_steps 6 --logging_steps 2 --save_steps 2 --per_device_train_batch_size 4 --max_length 64".split()

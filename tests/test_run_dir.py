@@ -12,16 +12,17 @@ from kcelectra.arguments import given_settings, parse_args
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, verify_manifest, write_manifest
+from kcelectra.pretraining.checkpoints import write_checkpoint
 from kcelectra.pretraining.run import (
     SETTINGS_FILE,
     TOKENIZER_DIR,
     DataArguments,
     ModelArguments,
     claim_run_dir,
-    open_comments,
+    open_source,
     prepare_tokenizer,
 )
-from kcelectra.pretraining.trainer import PretrainingArguments
+from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.tokenization import load_tokenizer, save_tokenizer, train_tokenizer
 
 SETTINGS = {"size": "tiny", "max_steps": "300", "dataset": "댓글.txt"}
@@ -33,9 +34,7 @@ def run_dir(tmp_path):
 
 
 def train_a_step(run_dir: Path) -> None:
-    checkpoint = run_dir / "checkpoint-1"
-    checkpoint.mkdir()
-    (checkpoint / "trainer_state.json").write_text('{"global_step": 1}')
+    write_checkpoint(run_dir, 1, lambda directory: (directory / "model.safetensors").write_text("weights"))
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -87,6 +86,26 @@ def test_a_different_run_is_refused_once_it_has_trained(run_dir):
     assert "max_steps: " not in message
     assert "give another --output_dir" in message
     assert contents(run_dir) == before
+
+
+def test_what_changes_no_result_may_change_in_mid_run(run_dir):
+    claim_run_dir(run_dir, {**SETTINGS, "save_steps": 10, "logging_steps": 5})
+    train_a_step(run_dir)
+    claim_run_dir(run_dir, {**SETTINGS, "save_steps": 20, "dataloader_num_workers": 2})
+
+
+def test_another_batch_is_another_run(run_dir):
+    claim_run_dir(run_dir, {**SETTINGS, "per_device_train_batch_size": 8})
+    train_a_step(run_dir)
+    with pytest.raises(InputError, match="per_device_train_batch_size: 8 there, 4 now"):
+        claim_run_dir(run_dir, {**SETTINGS, "per_device_train_batch_size": 4})
+
+
+def test_with_the_rows_of_a_step_given_their_split_may_change(run_dir):
+    settings = {**SETTINGS, "total_train_batch_size": 16}
+    claim_run_dir(run_dir, {**settings, "per_device_train_batch_size": 8})
+    train_a_step(run_dir)
+    claim_run_dir(run_dir, {**settings, "per_device_train_batch_size": 4})
 
 
 @pytest.mark.parametrize("name", ["run", "a run"])
@@ -158,7 +177,7 @@ def stamps(directory: Path) -> dict[str, int]:
 
 def test_without_a_dataset_the_sample_is_read(run_dir):
     claim_run_dir(run_dir, SETTINGS)
-    texts = [comment.text for batch in open_comments(DataArguments(), run_dir) for comment in batch]
+    texts = [comment.text for batch in open_source(DataArguments(), run_dir) for comment in batch]
     lines = (run_dir / "sample" / "comments.jsonl").read_text(encoding="utf-8").split("\n")
     assert texts == [json.loads(line)["text"] for line in lines if line]
     assert len(texts) == 2000

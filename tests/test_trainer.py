@@ -16,8 +16,9 @@ from kcelectra import (
 )
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
+from kcelectra.pretraining.optimization import product_schedule
 from kcelectra.pretraining.streaming import PackedStream
-from kcelectra.pretraining.trainer import choose_precision, product_schedule
+from kcelectra.pretraining.training_arguments import choose_precision
 
 MAX_LENGTH = 64
 LOGGED = {

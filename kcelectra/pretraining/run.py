@@ -27,22 +27,41 @@ from kcelectra.manifest import (
     verify_manifest,
     write_atomically,
 )
+from kcelectra.pretraining.attention import choose_attention
 from kcelectra.pretraining.checkpoints import (
     BYTES_PER_PARAMETER,
     BYTES_PER_WEIGHT,
-    find_last_checkpoint,
+    find_checkpoints,
     require_disk_space,
 )
 from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
 from kcelectra.pretraining.configuration import SIZES, KcElectraConfig
+from kcelectra.pretraining.continuing import HALVES, load_released, released_tokenizer
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
+from kcelectra.pretraining.packed import PackedRows, is_packed
 from kcelectra.pretraining.streaming import SHUFFLE_WINDOW, PackedStream
-from kcelectra.pretraining.trainer import KcElectraTrainer, PretrainingArguments
+from kcelectra.pretraining.trainer import KcElectraTrainer
+from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.tokenization import load_tokenizer, train_tokenizer
 
 SETTINGS_FILE = "run.yaml"
 TOKENIZER_DIR = "tokenizer"
 DEFAULT_VOCAB_SIZE = 30000
+DEFAULT_MAX_LENGTH = 128
+#: Settings that do not change what is computed: a run may go on with others.
+FREE_SETTINGS = {
+    "output_dir",
+    "allow_changed",
+    "dataloader_num_workers",
+    "disable_tqdm",
+    "input_timeout",
+    "logging_steps",
+    "report_to",
+    "save_steps",
+    "save_total_limit",
+}
+#: Nor do these where `total_train_batch_size` says how many rows a step has.
+FREE_SPLIT = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt, glibc malloc.h
 
 
@@ -50,17 +69,34 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt, glibc malloc.h
 class ModelArguments:
     """What is trained."""
 
-    size: str = field(default="tiny", metadata={"help": f"Architecture: {', '.join(SIZES)}."})
+    size: str = field(
+        default="tiny",
+        metadata={"help": f"Architecture: {', '.join(SIZES)}; with --init_discriminator it has its own."},
+    )
     generator_fraction: float | None = field(
         default=None,
         metadata={"help": "Width of the generator as a share of the discriminator's; by size if not given."},
     )
     mask_probability: float = field(default=0.15, metadata={"help": "Share of tokens that is masked."})
-    max_position_embeddings: int = field(default=512, metadata={"help": "Rows of the position table."})
+    attention_dropout: float = field(
+        default=0.1, metadata={"help": "Share of attention weights that is dropped; flex_attention needs 0."}
+    )
+    max_position_embeddings: int = field(default=512, metadata={"help": "Rows of a new position table."})
     generator_weight: float = field(default=1.0, metadata={"help": "Weight of the generator's loss."})
     discriminator_weight: float = field(default=50.0, metadata={"help": "Weight of the discriminator's loss."})
     exclude_special_tokens: bool = field(
         default=True, metadata={"help": "Never draw [PAD], [CLS], [SEP] or [MASK] as a replacement."}
+    )
+    init_discriminator: str | None = field(
+        default=None,
+        metadata={"help": "Go on from a released discriminator: directory, OWNER/NAME or OWNER/NAME@REVISION."},
+    )
+    init_generator: str | None = field(
+        default=None, metadata={"help": "Its generator; new if not given: see --generator_warmup_steps."}
+    )
+    init_embeddings: str | None = field(
+        default=None,
+        metadata={"help": f"Whose embeddings are kept where those of the two differ: {' or '.join(HALVES)}."},
     )
 
 
@@ -69,7 +105,11 @@ class DataArguments:
     """What it is trained on."""
 
     dataset: str | None = field(
-        default=None, metadata={"help": "File, quoted glob, directory or Hub id; the embedded sample if not given."}
+        default=None,
+        metadata={
+            "help": "File, quoted glob, directory or Hub id, of comments or of rows that recipes/pack.py wrote; the "
+            "embedded sample if not given."
+        },
     )
     dataset_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub dataset."})
@@ -92,7 +132,10 @@ class DataArguments:
         default=None,
         metadata={"help": f"Tokens of a tokenizer that is trained here; {DEFAULT_VOCAB_SIZE} if not given."},
     )
-    max_length: int = field(default=128, metadata={"help": "Tokens of a row."})
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": f"Tokens of a row; {DEFAULT_MAX_LENGTH} if not given, of packed rows what they have."},
+    )
     shuffle_window: int = field(default=SHUFFLE_WINDOW, metadata={"help": "Rows that are shuffled together."})
 
     def cleaning(self) -> dict[str, Any]:
@@ -133,10 +176,12 @@ def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
     settings = {key: value for key, value in settings.items() if key != "output_dir"}
     if path.exists():
         earlier = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        if earlier == settings:
+        changed = {key for key in {*earlier, *settings} if earlier.get(key) != settings.get(key)}
+        changed -= FREE_SETTINGS if "total_train_batch_size" not in settings else FREE_SETTINGS | FREE_SPLIT
+        if not changed:
             return
-        if find_last_checkpoint(output_dir) is not None:
-            raise InputError(_different_run(output_dir, earlier, settings))
+        if find_checkpoints(output_dir):
+            raise InputError(_different_run(output_dir, earlier, settings, sorted(changed)))
         shutil.rmtree(output_dir / TOKENIZER_DIR, ignore_errors=True)  # of a run that never trained
     elif output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir())):
         raise InputError(f"{output_dir} is there and holds no {SETTINGS_FILE}; give another --output_dir")
@@ -144,8 +189,7 @@ def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
     write_atomically(path, yaml.safe_dump(settings, allow_unicode=True))
 
 
-def _different_run(output_dir: Path, earlier: dict[str, Any], settings: dict[str, Any]) -> str:
-    changed = sorted(key for key in {*earlier, *settings} if earlier.get(key) != settings.get(key))
+def _different_run(output_dir: Path, earlier: dict[str, Any], settings: dict[str, Any], changed: list[str]) -> str:
     listed = "; ".join(f"{key}: {earlier.get(key)} there, {settings.get(key)} now" for key in changed)
     command = ["accelerate", "launch", "recipes/pretrain.py", str(output_dir / SETTINGS_FILE)]
     command += ["--output_dir", str(output_dir)]
@@ -155,33 +199,54 @@ def _different_run(output_dir: Path, earlier: dict[str, Any], settings: dict[str
     )
 
 
-def open_comments(arguments: DataArguments, run_dir: str | Path) -> CommentReader:
-    """Open the source; the embedded sample is written into the run's directory first."""
+def open_source(arguments: DataArguments, run_dir: str | Path, *, seed: int = 0) -> CommentReader | PackedRows:
+    """Open packed rows, or comments; the embedded sample is written into the run's directory first."""
+    revision = arguments.dataset_revision
+    if arguments.dataset is not None and is_packed(arguments.dataset, revision=revision):
+        return PackedRows(arguments.dataset, seed=seed, revision=revision)
     dataset = arguments.dataset or str(write_sample(Path(run_dir, "sample")))
-    return CommentReader(
-        dataset, arguments.dataset_split, arguments.dataset_revision, text_column=arguments.text_column
-    )
+    return CommentReader(dataset, arguments.dataset_split, revision, text_column=arguments.text_column)
 
 
-def prepare_tokenizer(arguments: DataArguments, reader: CommentReader, run_dir: str | Path) -> PreTrainedTokenizerBase:
+def prepare_tokenizer(
+    arguments: DataArguments,
+    source: CommentReader | PackedRows,
+    run_dir: str | Path,
+    *,
+    init_discriminator: str | None = None,
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer, or train one on the comments into `tokenizer/` of the run, once.
 
+    Args:
+        arguments: name it; else it is that of the packed rows or of the released model, if there are any.
+        source: of the run.
+        run_dir: of the run.
+        init_discriminator: the released model.
+
     Raises:
-        InputError: `vocab_size` is given and is not that of the loaded tokenizer.
+        InputError: `vocab_size` is given and is not that of the loaded tokenizer, or rows were packed with another.
     """
     trained_dir = Path(run_dir, TOKENIZER_DIR)
-    if arguments.tokenizer is None and not (trained_dir / MANIFEST).exists():
-        shutil.rmtree(trained_dir, ignore_errors=True)
-        vocab_size = arguments.vocab_size or DEFAULT_VOCAB_SIZE
-        train_tokenizer(reader, trained_dir, vocab_size=vocab_size, **arguments.cleaning())
-    if arguments.tokenizer is None:
+    if arguments.tokenizer is not None:
+        tokenizer = load_tokenizer(arguments.tokenizer, revision=arguments.tokenizer_revision)
+    elif isinstance(source, PackedRows):
+        tokenizer = source.load_tokenizer()
+    elif init_discriminator is not None:
+        tokenizer = released_tokenizer(init_discriminator)
+    else:
+        if not (trained_dir / MANIFEST).exists():
+            shutil.rmtree(trained_dir, ignore_errors=True)
+            vocab_size = arguments.vocab_size or DEFAULT_VOCAB_SIZE
+            train_tokenizer(source, trained_dir, vocab_size=vocab_size, **arguments.cleaning())
         verify_manifest(trained_dir)
         return load_tokenizer(trained_dir)
-    tokenizer = load_tokenizer(arguments.tokenizer, revision=arguments.tokenizer_revision)
+    if isinstance(source, PackedRows):
+        source.check_tokenizer(tokenizer)
     if arguments.vocab_size not in (None, len(tokenizer)):
         raise InputError(
-            f"{arguments.tokenizer} has {len(tokenizer)} tokens, vocab_size is {arguments.vocab_size}; leave out "
-            "--vocab_size, which is for a tokenizer that is trained here, or leave out --tokenizer"
+            f"{arguments.tokenizer or 'the tokenizer'} has {len(tokenizer)} tokens, vocab_size is "
+            f"{arguments.vocab_size}; leave out --vocab_size, which is for a tokenizer that is trained here, or leave "
+            "out --tokenizer"
         )
     return tokenizer
 
@@ -191,94 +256,159 @@ def build_trainer(
     data_arguments: DataArguments,
     training_arguments: PretrainingArguments,
     *,
-    reader: CommentReader,
+    source: CommentReader | PackedRows,
     tokenizer: PreTrainedTokenizerBase,
 ) -> KcElectraTrainer:
-    """Put model, collator and stream together.
+    """Put model, collator and rows together.
 
     Raises:
         InputError: rows are longer than the position table, no position would be masked, the run counts no steps, or
             the disk has no room for its checkpoints.
     """
-    max_length = data_arguments.max_length
-    if max_length > model_arguments.max_position_embeddings:
-        raise InputError(
-            f"max_length {max_length} is above the position table, {model_arguments.max_position_embeddings}; give a "
-            f"lower --max_length or --max_position_embeddings {max_length}"
-        )
-    if training_arguments.max_steps <= 0:
-        raise InputError("a stream has no length; say how long to train with --max_steps")
+    dataset = _build_dataset(data_arguments, training_arguments, source, tokenizer)
+    if training_arguments.generator_warmup_steps is None:
+        is_new_beside_old = model_arguments.init_discriminator and not model_arguments.init_generator
+        training_arguments.generator_warmup_steps = training_arguments.max_steps // 10 if is_new_beside_old else 0
     collator = DataCollatorForReplacedTokenDetection(
         tokenizer, mask_probability=model_arguments.mask_probability, seed=training_arguments.seed
     )
-    collator.num_masked(max_length)
-    stream = PackedStream(
-        reader,
-        tokenizer,
-        max_length=max_length,
-        **data_arguments.cleaning(),
-        seed=training_arguments.seed,
-        shuffle_window=data_arguments.shuffle_window,
-    )
-    model = KcElectraForPreTraining(build_config(model_arguments, tokenizer))
+    collator.num_masked(dataset.max_length)
+    model = build_model(model_arguments, tokenizer)
+    _choose_back_end(model, training_arguments)
+    num_positions = model.config.discriminator_config.max_position_embeddings
+    if dataset.max_length > num_positions:
+        raise InputError(
+            f"max_length {dataset.max_length} is above the position table, {num_positions}; give a lower --max_length "
+            f"or --max_position_embeddings {dataset.max_length}"
+        )
     _require_room(model.num_parameters(), training_arguments)
     return KcElectraTrainer(
         model=model,
         args=training_arguments,
-        train_dataset=stream,
+        train_dataset=dataset,
         data_collator=collator,
         processing_class=tokenizer,
     )
 
 
+def _choose_back_end(model: KcElectraForPreTraining, arguments: PretrainingArguments) -> None:
+    device_type, config = arguments.device.type, model.config.discriminator_config
+    attention = choose_attention(
+        arguments.attention, device_type=device_type, dropout=config.attention_probs_dropout_prob
+    )
+    is_compiled = device_type == "cuda" if arguments.compile is None else arguments.compile
+    model.use_attention(attention)
+    if is_compiled:
+        model.compile_parts()
+    if arguments.process_index == 0:
+        print(f"attention: {attention}; compiled: {'yes' if is_compiled else 'no'}")  # noqa: T201
+
+
+def _build_dataset(
+    arguments: DataArguments,
+    training_arguments: PretrainingArguments,
+    source: CommentReader | PackedRows,
+    tokenizer: PreTrainedTokenizerBase,
+) -> PackedRows | PackedStream:
+    if isinstance(source, PackedRows):
+        if arguments.max_length not in (None, source.max_length):
+            raise InputError(
+                f"max_length is {arguments.max_length}, the rows of {source.dataset} have {source.max_length} tokens; "
+                "leave out --max_length, or pack rows of another length with recipes/pack.py"
+            )
+        if training_arguments.max_steps <= 0:
+            rows = training_arguments.train_batch_size * training_arguments.gradient_accumulation_steps
+            num_rows = training_arguments.num_train_epochs * source.num_rows
+            training_arguments.max_steps = math.ceil(num_rows / (rows * training_arguments.world_size))
+        return source
+    if training_arguments.max_steps <= 0:
+        raise InputError("a stream has no length; say how long to train with --max_steps")
+    return PackedStream(
+        source,
+        tokenizer,
+        max_length=arguments.max_length or DEFAULT_MAX_LENGTH,
+        **arguments.cleaning(),
+        seed=training_arguments.seed,
+        shuffle_window=arguments.shuffle_window,
+    )
+
+
+def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> KcElectraForPreTraining:
+    """Return a new model of a published size, or one that goes on from released weights."""
+    if arguments.init_discriminator is None:
+        if arguments.init_generator or arguments.init_embeddings:
+            raise InputError("init_generator and init_embeddings go on from a model; give its --init_discriminator")
+        return KcElectraForPreTraining(build_config(arguments, tokenizer))
+    return load_released(
+        arguments.init_discriminator,
+        tokenizer,
+        generator=arguments.init_generator,
+        embeddings=arguments.init_embeddings,
+        generator_fraction=arguments.generator_fraction,
+        generator_weight=arguments.generator_weight,
+        discriminator_weight=arguments.discriminator_weight,
+        unsampled_token_ids=_unsampled(arguments, tokenizer),
+    )
+
+
 def build_config(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> KcElectraConfig:
     """Return the configuration of a model for a tokenizer."""
-    special = (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id)
     fraction = arguments.generator_fraction
     return KcElectraConfig.from_size(
         arguments.size,
         vocab_size=len(tokenizer),
         max_position_embeddings=arguments.max_position_embeddings,
+        attention_probs_dropout_prob=arguments.attention_dropout,
         generator_weight=arguments.generator_weight,
         discriminator_weight=arguments.discriminator_weight,
-        unsampled_token_ids=special if arguments.exclude_special_tokens else (),
+        unsampled_token_ids=_unsampled(arguments, tokenizer),
         **({} if fraction is None else {"generator_fraction": fraction}),
     )
 
 
+def _unsampled(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    special = (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id)
+    return special if arguments.exclude_special_tokens else ()
+
+
 def describe_run(trainer: KcElectraTrainer) -> dict[str, dict[str, Any]]:
-    """Return what a report says about a run: its model, its data since the last start, its training."""
-    stream, args, config = trainer.train_dataset, trainer.args, trainer.model.config
+    """Return what a report says about a run: its model, its data, its training."""
+    args, config, max_length = trainer.args, trainer.model.config, trainer.train_dataset.max_length
     generator, discriminator = config.generator_config, config.discriminator_config
-    slots = stream.max_length * max(1, stream.counts["rows"])
     return {
         "Model": {
             "parameters": trainer.model.num_parameters(),
             "vocabulary": discriminator.vocab_size,
             "discriminator": f"{discriminator.num_hidden_layers} layers of {discriminator.hidden_size}",
             "generator": f"{generator.num_hidden_layers} layers of {generator.hidden_size}",
-            "masked positions per row": trainer.data_collator.num_masked(stream.max_length),
+            "masked positions per row": trainer.data_collator.num_masked(max_length),
         },
-        "Data since the last start": {
-            "source": stream.reader.dataset,
-            **stream.counts,
-            "share of slots that hold a token": stream.counts["tokens"] / slots,
-            **{
-                f"rows left out, {reason}": count
-                for reason, count in stream.reader.counts.items()
-                if reason != "comments"
-            },
-        },
+        **_describe_data(trainer.train_dataset, trainer.state.epoch),
         "Training": {
             "steps": args.max_steps,
             "rows per step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "tokens of a row": stream.max_length,
+            "tokens of a row": max_length,
             "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
             "device": str(args.device),
             "seed": args.seed,
             "model FLOPs (3 x forward, look-ups free)": float(trainer.state.total_flos),
         },
         "Versions": {package: version(package) for package in RECORDED_PACKAGES},
+    }
+
+
+def _describe_data(dataset: PackedRows | PackedStream, epoch: float | None) -> dict[str, dict[str, Any]]:
+    if isinstance(dataset, PackedRows):
+        return {"Data": {"source": dataset.dataset, **dataset.manifest["counts"], "passes": epoch}}
+    slots = dataset.max_length * max(1, dataset.counts["rows"])
+    left_out = {reason: count for reason, count in dataset.reader.counts.items() if reason != "comments"}
+    return {
+        "Data since the last start": {
+            "source": dataset.reader.dataset,
+            **dataset.counts,
+            "share of slots that hold a token": dataset.counts["tokens"] / slots,
+            **{f"rows left out, {reason}": count for reason, count in left_out.items()},
+        }
     }
 
 

@@ -1,11 +1,7 @@
-"""The stock Trainer, with both losses and their metrics in the log, and one loss for any split of a batch."""
+"""Train the joint model: both losses and their metrics in the log, and one loss for any split of a batch."""
 
-import os
-import platform
-import sys
-import time
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,85 +10,24 @@ import torch
 from accelerate.utils import set_seed
 from huggingface_hub import CommitInfo
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import HubStrategy
-from transformers.utils import is_torch_xla_available
 
 from kcelectra.errors import InputError
-from kcelectra.pretraining.collator import IGNORED, DataCollatorForReplacedTokenDetection
+from kcelectra.pretraining.collator import IGNORED
+from kcelectra.pretraining.continuing import GeneratorWarmup
 from kcelectra.pretraining.flops import training_flops_per_row
+from kcelectra.pretraining.health import HealthCallback
 from kcelectra.pretraining.metrics import COUNTED, PretrainingMetrics, compute_metrics
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
-from kcelectra.pretraining.plain_checkpoint import load_states
+from kcelectra.pretraining.optimization import leave_out_bias_correction, product_schedule
 from kcelectra.pretraining.progress import EpochCallback, OneLineLog, TokensPerSecondProgress
 from kcelectra.pretraining.pushing import Pusher, check_push_arguments
-
-CORRECTED_AFTER = 1e6  # steps after which the bias correction of Adam is 1 in float32; 0.999 ** 1e6 is 0
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+from kcelectra.pretraining.recovery import Interval, RecoverableTrainer
 
 
-@dataclass
-class PretrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the paper's defaults (Clark et al. 2020, table 6) and the reference's choices."""
-
-    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate; 5e-4 small, 2e-4 base."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Of all weights but biases and LayerNorms."})
-    adam_epsilon: float = field(default=1e-6, metadata={"help": "Epsilon of Adam."})
-    warmup_steps: float = field(default=10_000, metadata={"help": "Steps, or a share of all steps if below 1."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Log NaN as the last average. Do not."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Look for parameters without a gradient in each step; there are none."}
-    )
-    disable_tqdm: bool | None = field(
-        default=None, metadata={"help": "Print one line for each log; where the output is no terminal if not given."}
-    )
-    precision: str = field(
-        default="auto",
-        metadata={"help": "auto (what the device computes fast), float32, bfloat16 or float16."},
-    )
-    product_schedule: bool = field(
-        default=False,
-        metadata={"help": "Multiply warm-up and decay, as the reference does: its peak is a little lower."},
-    )
-    adam_bias_correction: bool = field(
-        default=True, metadata={"help": "Correct the moments of Adam for their start at 0; the reference does not."}
-    )
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision is {self.precision!r}; use one of {', '.join(PRECISIONS)}")
-        if self.disable_tqdm is None:
-            self.disable_tqdm = not sys.stderr.isatty()
-        # without this the parent refuses bfloat16 on a machine that has only a CPU
-        self.use_cpu = self.use_cpu or not (torch.accelerator.is_available() or is_torch_xla_available())
-        if not self.bf16 and not self.fp16:
-            precision = choose_precision(use_cpu=self.use_cpu) if self.precision == "auto" else self.precision
-            self.bf16, self.fp16 = precision == "bfloat16", precision == "float16"
-        super().__post_init__()
-        check_push_arguments(self)
-
-
-def choose_precision(*, use_cpu: bool = False) -> str:
-    """Return the fastest of float32, bfloat16 and float16 that the device computes in hardware."""
-    if torch.cuda.is_available() and not use_cpu:
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    if os.environ.get("PJRT_DEVICE") == "TPU":
-        return "bfloat16"
-    is_x86 = platform.machine() in ("x86_64", "AMD64")
-    return "bfloat16" if is_x86 and torch.cpu._is_avx512_bf16_supported() else "float32"
-
-
-def product_schedule(step: int, *, warmup_steps: int, max_steps: int) -> float:
-    """Return the reference's learning rate as a share of its peak: decay times warm-up, from the first step on.
-
-    Source: google-research/electra `optimization.create_optimizer`.
-    """
-    return max(0.0, 1 - step / max_steps) * min(1.0, step / max(1, warmup_steps))
-
-
-class KcElectraTrainer(Trainer):
-    """`transformers.Trainer` for `KcElectraForPreTraining`.
+class KcElectraTrainer(RecoverableTrainer):
+    """`transformers.Trainer` for `KcElectraForPreTraining`; see `RecoverableTrainer` for what it survives.
 
     Adds to the log: both losses with the baselines they must beat, the metrics of both halves, tokens per second and
     model FLOPs per second. Divides both losses by the masked positions and tokens of *all* accumulated batches and
@@ -106,25 +41,28 @@ class KcElectraTrainer(Trainer):
     """
 
     model: KcElectraForPreTraining
-    processing_class: PreTrainedTokenizerBase | None
-    data_collator: DataCollatorForReplacedTokenDetection
-    train_dataset: Any
     pusher: Pusher | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_push_arguments(self.args)
         vocab_size = self.model.config.discriminator_config.vocab_size
-        if self.processing_class is not None and len(self.processing_class) != vocab_size:
+        num_tokens = vocab_size if self.processing_class is None else len(self.processing_class)
+        if (
+            not set(range(num_tokens, vocab_size)) <= {*self.model.config.unsampled_token_ids}
+            or num_tokens > vocab_size
+        ):
             raise InputError(
-                f"the tokenizer has {len(self.processing_class)} tokens, the model {vocab_size}; "
+                f"the tokenizer has {num_tokens} tokens, the model {vocab_size}; "
                 "build the configuration with vocab_size=len(tokenizer)"
             )
         self.metrics = PretrainingMetrics(vocab_size, device=self.args.device)
+        self.generator_warmup = GeneratorWarmup(self.own.generator_warmup_steps or 0)
         self._micro_step = 0
-        self._interval_start = time.perf_counter()
-        self._interval_flos = 0.0
-        self.add_callback(EpochCallback(self.data_collator))
+        self.after_save.append(self._push_from_checkpoint)
+        self.add_callback(HealthCallback())
+        if not self._reads_rows:  # the ids of our rows are new in each epoch
+            self.add_callback(EpochCallback(self.data_collator))
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(TokensPerSecondProgress())
@@ -134,29 +72,39 @@ class KcElectraTrainer(Trainer):
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Return the optimizer; without bias correction if the reference's Adam is asked for."""
+        is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if isinstance(self.args, PretrainingArguments) and not self.args.adam_bias_correction:
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                optimizer.state[parameter] = {
-                    "step": torch.tensor(CORRECTED_AFTER),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
+        if is_new and not self.own.adam_bias_correction:
+            leave_out_bias_correction(optimizer)
         return optimizer
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Return the reference's schedule if it is asked for, else what `lr_scheduler_type` names."""
+        """Return the reference's schedule if it is asked for, else what `lr_scheduler_type` names.
+
+        Where a generator is warmed up first, the schedule begins again when the discriminator begins to move.
+        """
         optimizer = optimizer or self.optimizer
-        is_product = isinstance(self.args, PretrainingArguments) and self.args.product_schedule
-        if self.lr_scheduler is None and is_product and optimizer is not None:
-            warmup_steps = self.args.get_warmup_steps(num_training_steps)
+        num_steps = num_training_steps - self.generator_warmup.num_steps
+        warmup_steps = self.args.get_warmup_steps(num_steps)
+        if self.lr_scheduler is None and self.own.product_schedule and optimizer is not None:
             self.lr_scheduler = LambdaLR(
-                optimizer,
-                lambda step: product_schedule(step, warmup_steps=warmup_steps, max_steps=num_training_steps),
+                optimizer, lambda step: product_schedule(step, warmup_steps=warmup_steps, max_steps=num_steps)
             )
-        return super().create_scheduler(num_training_steps, optimizer)
+            self._created_lr_scheduler = True
+        scheduler = super().create_scheduler(num_steps, optimizer)
+        if self.generator_warmup.num_steps:
+            if num_steps <= 0 or not isinstance(scheduler, LambdaLR):
+                raise InputError(
+                    f"generator_warmup_steps {self.generator_warmup.num_steps} of {num_training_steps} steps with "
+                    f"lr_scheduler_type {self.args.lr_scheduler_type}; give fewer --generator_warmup_steps, and a "
+                    "schedule that is a function of the step, such as linear"
+                )
+            scheduler.lr_lambdas = [
+                self.generator_warmup.schedule(base, warmup_steps=warmup_steps) for base in scheduler.lr_lambdas
+            ]
+        return scheduler
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
@@ -182,7 +130,10 @@ class KcElectraTrainer(Trainer):
         key = (self.args.seed, self.state.global_step, self._micro_step, self.args.process_index)
         set_seed(_hash_seed(key))
         self._micro_step += 1
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.generator_warmup.holds(self.state.global_step):
+            self.generator_warmup.drop_gradients(self.accelerator.unwrap_model(model))
+        return loss
 
     def compute_loss(
         self,
@@ -192,12 +143,18 @@ class KcElectraTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Return the loss, a share of the optimizer step's; undo the divisions that assume a mean."""
-        output = model(**inputs)
+        is_warming_up = model.training and self.generator_warmup.holds(self.state.global_step)
+        output = model(**inputs, **({"generator_only": True} if is_warming_up else {}))
         loss = output.loss
         if model.training:
             self.metrics.update(output, inputs)
             loss = loss * self.current_gradient_accumulation_steps * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        if self.generator_warmup.num_steps == self.state.global_step > 0:
+            self.guard.forget()  # the loss of the discriminator comes in
+        return super()._get_grad_norm(model, grad_norm=grad_norm)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the metrics of the interval to a training log."""
@@ -207,17 +164,42 @@ class KcElectraTrainer(Trainer):
 
     def _interval_metrics(self) -> dict[str, float]:
         sums = [self.accelerator.reduce(tensor, reduction="sum") for tensor in self.metrics.tensors()]
-        metrics = compute_metrics(*sums)
-        seconds = time.perf_counter() - self._interval_start
-        num_tokens, flos = int(sums[1][COUNTED.index("tokens")]), self.state.total_flos - self._interval_flos
-        self.metrics.reset()
-        self._interval_start, self._interval_flos = time.perf_counter(), self.state.total_flos
-        return {
-            **metrics,
+        metrics, seconds = compute_metrics(*sums), self._interval.elapsed()
+        num_tokens, flos = int(sums[1][COUNTED.index("tokens")]), self.state.total_flos - self._interval.flos
+        metrics |= {
+            "skipped_steps": self.guard.read().skipped,
+            "input_wait_share": self._interval.input_seconds / seconds,
             "tokens_per_second": num_tokens / seconds,
-            "flops_per_token": flos / num_tokens,
+            "flops_per_token": flos / num_tokens if num_tokens else math.nan,
             "teraflops_per_second": flos / seconds / 1e12,
         }
+        if not self.generator_warmup.holds(self.state.global_step - 1):  # over restarts, and without skipped steps
+            config = self.model.config
+            weights = config.generator_weight, config.discriminator_weight
+            metrics["loss"] = weights[0] * metrics["generator_loss"] + weights[1] * metrics["discriminator_loss"]
+        self.metrics.reset()
+        self._interval = Interval(flos=self.state.total_flos)
+        return metrics
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        self._gather_metrics()
+        super()._save_checkpoint(model, trial)
+
+    def _gather_metrics(self) -> None:
+        """Let the main process, which saves, have the sums of all."""
+        if self.args.world_size > 1:
+            sums = [self.accelerator.reduce(tensor, reduction="sum") for tensor in self.metrics.tensors()]
+            for tensor, total in zip(self.metrics.tensors(), sums, strict=True):
+                tensor.copy_(total if self.is_world_process_zero() else torch.zeros_like(total))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and not self.is_world_process_zero():
+            for tensor in self.metrics.tensors():
+                tensor.zero_()
+
+    def _owners(self) -> dict[str, Any]:
+        return {**super()._owners(), "metrics": self.metrics}
 
     def init_hf_repo(self) -> None:  # type: ignore[override]  # no token
         """See before a step is trained that there is a repository to push to."""
@@ -238,20 +220,15 @@ class KcElectraTrainer(Trainer):
             model, self.processing_class, step=self.state.global_step, message=commit_message, tag=revision
         )
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+    def _push_from_checkpoint(self, checkpoint_folder: Path) -> None:  # type: ignore[override]
         if self.pusher is not None and self.args.hub_strategy != HubStrategy.END:
             self.callback_handler.on_push_begin(self.args, self.state, self.control)
-            self.pusher.begin(Path(checkpoint_folder))
+            self.pusher.begin(checkpoint_folder)
 
     def _finish_current_push(self) -> None:
+        self.writer.wait()
         if self.pusher is not None:
             self.pusher.finish()
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            owners = {"optimizer": self.optimizer, "scheduler": self.lr_scheduler, "scaler": self.accelerator.scaler}
-            load_states(Path(checkpoint), owners)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return the operations of a batch by the formula of `training_flops_per_row`."""
