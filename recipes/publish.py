@@ -1,7 +1,8 @@
-"""Push a model, a corpus or a tokenizer to the Hugging Face Hub, with its card.
+"""Push a model, a corpus, packed rows or a tokenizer to the Hugging Face Hub, with its card.
 
     python recipes/publish.py --run_dir out/smoke --repo_id OWNER/NAME --license mit --results out/sweep/results.jsonl
     python recipes/publish.py --corpus_dir out/corpus --repo_id OWNER/NAME --license cc-by-sa-4.0
+    python recipes/publish.py --rows_dir out/packed --repo_id OWNER/NAME --license cc-by-sa-4.0
     python recipes/publish.py --tokenizer_dir out/tokenizer --repo_id OWNER/NAME --license mit
 
 Log in first, with `hf auth login`. `--dry_run true` lists what would be pushed; only `--public true` shows it to
@@ -17,9 +18,9 @@ from kcelectra.arguments import parse_args, run_recipe
 from kcelectra.errors import InputError
 from kcelectra.hub import check_repo_id, check_tag, push_files
 from kcelectra.outgoing import check_files
-from kcelectra.release.publish import Release, release_corpus, release_model, release_tokenizer
+from kcelectra.release.publish import Release, release_corpus, release_model, release_rows, release_tokenizer
 
-SOURCES = ("run_dir", "corpus_dir", "tokenizer_dir")
+SOURCES = ("run_dir", "corpus_dir", "rows_dir", "tokenizer_dir")
 
 
 @dataclass
@@ -28,6 +29,7 @@ class PublishArguments:
 
     run_dir: str | None = field(default=None, metadata={"help": "A run of pretrain.py; or:"})
     corpus_dir: str | None = field(default=None, metadata={"help": "What build_corpus.py made; or:"})
+    rows_dir: str | None = field(default=None, metadata={"help": "What pack.py made; or:"})
     tokenizer_dir: str | None = field(default=None, metadata={"help": "What train_tokenizer.py made."})
     repo_id: str | None = field(default=None, metadata={"help": "OWNER/NAME on the Hub; made if it does not exist."})
     license: str | None = field(
@@ -79,6 +81,8 @@ def prepare(arguments: PublishArguments, staging_dir: Path) -> Release:
     options = {"repo_id": arguments.repo_id, "license": arguments.license}
     if arguments.corpus_dir is not None:
         return release_corpus(arguments.corpus_dir, **options)
+    if arguments.rows_dir is not None:
+        return release_rows(arguments.rows_dir, **options)
     if arguments.tokenizer_dir is not None:
         return release_tokenizer(arguments.tokenizer_dir, **options)
     options |= {"results_file": arguments.results, "defaults": default_arguments()}

@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
+from tqdm import tqdm
 
 from kcelectra import (
     DataCollatorForReplacedTokenDetection,
@@ -94,6 +96,7 @@ def fork(function: Callable[[], None], log: Path) -> int:
         os.dup2(sys.stdout.fileno(), 1)
         os.dup2(sys.stdout.fileno(), 2)
         torch.set_num_threads(1)  # a forked process has lost the threads of its parent
+        tqdm.set_lock(threading.RLock())  # not the one of all processes, which a killed one may hold for ever
         function()
         status = 0
     except SystemExit as error:

@@ -78,6 +78,7 @@ def in_a_child(function) -> int:
     pid = os.fork()
     if pid == 0:
         try:
+            torch.set_num_threads(1)  # the threads of the parent are not there
             function()
             os._exit(0)
         finally:

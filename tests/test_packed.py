@@ -506,11 +506,14 @@ def test_a_file_that_is_cut_or_gone_is_told_at_once_and_while_a_run_reads(copy, 
 
 # the Hub
 
+TOKEN = "hf_" + "p" * 34
 ROWS_FROM_HUB = """
 from datasets import load_dataset
 from torch.utils.data import DataLoader
 from kcelectra.errors import InputError
+from kcelectra.hub import push_files
 from kcelectra.pretraining.packed import PackedRows, is_packed
+from kcelectra.release.publish import release_rows
 
 def pairs(rows):
     return [[row["row_id"], list(map(int, row["input_ids"]))] for row in rows]
@@ -526,6 +529,10 @@ attempt("packed", lambda: [is_packed("someone/packed"), is_packed("someone/comme
 attempt("comments", lambda: PackedRows("someone/comments", seed=1))
 attempt("none", lambda: PackedRows("someone/none", seed=1))
 attempt("damaged", lambda: PackedRows("someone/damaged", seed=1).verify())
+release = release_rows(sys.argv[1], repo_id="someone/published", license="mit")
+attempt("pushed", lambda: bool(push_files(**vars(release), repo_id="someone/published", public=True)))
+attempt("published", lambda: pairs(PackedRows("someone/published", seed=1).__getitems__(range(40))))
+attempt("published stream", lambda: pairs(load_dataset("someone/published", split="train", streaming=True)))
 """
 
 
@@ -536,8 +543,10 @@ def client(packed_dir, source, tmp_path_factory):
         shutil.copytree(directory, root / "datasets" / "someone" / name / "main")
     file = next((root / "datasets/someone/damaged/main").glob("*.arrow"))
     file.write_bytes(bytes(reversed(file.read_bytes())))
-    with HubServer(root) as hub:
-        return run_client(ROWS_FROM_HUB, hub=hub, directory=tmp_path_factory.mktemp("client"))
+    with HubServer(root, users={TOKEN: "someone"}) as hub:
+        return run_client(
+            ROWS_FROM_HUB, str(packed_dir), token=TOKEN, hub=hub, directory=tmp_path_factory.mktemp("client")
+        )
 
 
 def test_rows_of_the_hub_are_those_of_the_directory(client, packed_dir):
@@ -552,6 +561,12 @@ def test_rows_of_the_hub_are_those_of_the_directory(client, packed_dir):
     assert client.results["fingerprint"] == rows.fingerprint
     assert client.results["tokenizer"] == rows.vocab_size
     assert client.results["packed"] == [True, False]
+
+
+def test_rows_that_are_published_are_those_of_the_directory(client):
+    assert client.results["pushed"] is True
+    assert client.results["published"] == client.results["taken"]
+    assert client.results["published stream"] == client.results["streamed"]
 
 
 def test_what_the_hub_does_not_have_is_an_input_error(client):

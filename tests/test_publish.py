@@ -422,7 +422,7 @@ def test_a_push_that_breaks_off_leaves_nothing_half_done(hub, later, repository)
         ("no repo_id", ["give --repo_id, such as --repo_id OWNER/NAME"]),
         ("no license", ["give --license, such as --license cc-by-sa-4.0"]),
         ("two sources", ["--corpus_dir and --tokenizer_dir to push; give exactly one of --run_dir, --corpus_dir"]),
-        ("no source", ["nothing to push; give exactly one of --run_dir, --corpus_dir, --tokenizer_dir"]),
+        ("no source", ["nothing to push; give exactly one of --run_dir, --corpus_dir, --rows_dir, --tokenizer_dir"]),
         ("results", ["--results are the scores of a model; give --run_dir"]),
         ("bad revision", ["'main' is no name of a revision", "such as v2022"]),
         ("no corpus", ["holds no corpus but a tokenizer"]),

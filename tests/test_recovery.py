@@ -2,8 +2,11 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 
@@ -110,6 +113,16 @@ def test_five_hundred_kills_of_which_a_hundred_inside_a_save(tokenizer, sample_f
         with capsys.disabled():
             print(f"\n{runs} runs, {total} kills, {inside} inside a save, at most {most_lost} steps trained again")  # noqa: T201
     assert most_lost <= 2 * SAVE_STEPS
+
+
+def test_a_run_that_was_killed_after_its_last_save_is_not_trained_further(undisturbed, tokenizer, tmp_path):
+    source, straight = undisturbed
+    shutil.copytree(straight, tmp_path / "run")
+    trainer = make_trainer(source, tokenizer, tmp_path / "run")
+    assert trainer.train(resume_from_checkpoint=True).global_step == 24
+    assert_same_end(tmp_path / "run", straight)
+    weights = load_file(tmp_path / "run" / "checkpoint-24" / "model.safetensors")
+    assert all(torch.equal(trainer.model.state_dict()[name], weight) for name, weight in weights.items())
 
 
 # told to stop
@@ -231,3 +244,67 @@ def test_other_data_are_refused_and_may_be_allowed(tokenizer, sample_file, tmp_p
     trainer.train(resume_from_checkpoint=True)
     start = read_record(tmp_path / "run")["starts"][-1]
     assert len(start["changed"]) == 1 and start["changed"][0].startswith("data (")
+
+
+def test_a_full_disk_ends_the_run_with_a_cure_and_the_checkpoint_before_is_whole(undisturbed, tokenizer, tmp_path):
+    source, straight = undisturbed
+
+    def fill():
+        class Filling(RecordingTrainer):
+            def _save_checkpoint(self, *args):
+                self.writer.wait()
+                if self.state.global_step > SAVE_STEPS:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # what a full disk does to a file
+                super()._save_checkpoint(*args)
+
+        train(source, tokenizer, tmp_path, trainer_class=Filling)
+
+    assert wait(fork(fill, tmp_path / "log.txt")) == 1
+    message = (tmp_path / "log.txt").read_text().splitlines()[-1]
+    assert "InputError" in message and "checkpoint-4" in message and "same command" in message
+    assert read_step(find_last_checkpoint(tmp_path)) == SAVE_STEPS
+    assert wait(fork(partial(train, source, tokenizer, tmp_path), tmp_path / "log.txt")) == 0
+    assert_same_end(tmp_path, straight)
+
+
+@pytest.mark.slow
+def test_the_order_is_the_same_through_accelerate_launch(packed_dir, tokenizer, tmp_path, capsys):
+    """One process, two with two workers each, four with four; and two that go on from where one stopped."""
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED)
+
+    def launch(name, num_processes, num_workers, stop_at=0):
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(num_processes)]
+        command += ["--multi_gpu"] if num_processes > 1 else ["--cpu"]
+        command += ["--main_process_port", "0", str(script), str(packed_dir), str(tmp_path / "tokenizer")]
+        command += [str(tmp_path / name), str(8 // num_processes), str(num_workers), str(stop_at)]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.path.dirname(__file__)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert (done.returncode == 0) == (stop_at == 0), done.stderr[-3000:]
+        return rows_of(tmp_path / name)
+
+    alone = launch("1", 1, 0)
+    assert len(alone) == 6
+    assert launch("2", 2, 2) == launch("4", 4, 4) == alone
+    launch("changing", 1, 1, stop_at=2)
+    assert launch("changing", 2, 0) == alone
+    with capsys.disabled():
+        print("\n1, 2 and 4 processes with 0, 2 and 4 workers, and 1 then 2: one order of 48 rows")  # noqa: T201
+
+
+LAUNCHED = """
+import sys, warnings
+from pathlib import Path
+from transformers import AutoTokenizer
+from kill import train
+from test_recovery import StoppingTrainer
+
+source, tokenizer, run_dir, batch_size, num_workers, stop_at = sys.argv[1:]
+warnings.simplefilter("ignore")
+Path(run_dir).mkdir(exist_ok=True)
+StoppingTrainer.stop_at = int(stop_at) or None
+train(source, AutoTokenizer.from_pretrained(tokenizer), Path(run_dir), trainer_class=StoppingTrainer, max_steps=6,
+      total_train_batch_size=8, per_device_train_batch_size=int(batch_size), dataloader_num_workers=int(num_workers))
+"""

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,13 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from kcelectra.errors import InputError
 from kcelectra.manifest import read_manifest
-from kcelectra.pretraining.checkpoints import STATE_FILE, clear_leftovers, find_last_checkpoint, verify_checkpoint
+from kcelectra.pretraining.checkpoints import (
+    STATE_FILE,
+    clear_leftovers,
+    find_last_checkpoint,
+    read_step,
+    verify_checkpoint,
+)
 from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
 from kcelectra.pretraining.guards import Rewind, UpdateGuard, require_finite, skip_update
 from kcelectra.pretraining.packed import PackedRows
@@ -108,7 +115,8 @@ class RecoverableTrainer(Trainer):
         """Train, from a checkpoint if one is given.
 
         Args:
-            resume_from_checkpoint: a checkpoint; true for the newest of `output_dir` that is whole.
+            resume_from_checkpoint: a checkpoint; true for the newest of `output_dir` that is whole. From one that has
+                all steps behind it only the weights and the state are loaded.
             **kwargs: passed on.
 
         Raises:
@@ -117,6 +125,10 @@ class RecoverableTrainer(Trainer):
             SystemExit: with status 143, after SIGTERM or SIGUSR1.
         """
         checkpoint = self.find_checkpoint(resume_from_checkpoint)
+        if checkpoint is not None and 0 < self.args.max_steps <= read_step(checkpoint):  # else one more would be taken
+            self._load_from_checkpoint(str(checkpoint))
+            self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+            return TrainOutput(self.state.global_step, math.nan, {})
         self._begin(checkpoint)
         with self.signals:
             while True:

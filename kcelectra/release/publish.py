@@ -1,4 +1,4 @@
-"""What is published of a corpus, a tokenizer or a run: each file by its name, none because it lies there."""
+"""What is published of a corpus, rows, a tokenizer or a run: each file by its name, none because it lies there."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 
 from kcelectra.errors import InputError
 from kcelectra.finetuning.results import RESULTS_FILE, read_results
@@ -18,6 +18,7 @@ from kcelectra.release.corpus_card import CARD, PLOTS_DIR, write_corpus_card
 
 EXPORT_DIR, HISTORY_FILE = "export", "report/history.json"
 SHARDS = "train-*.parquet"
+ROWS = ("train-*.arrow", "blocks.json", "tokenizer/*")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,29 @@ def release_corpus(corpus_dir: str | Path, *, repo_id: str, license: str) -> Rel
     files = _listed(corpus_dir, manifest) | {CARD: card}
     files |= {f"{PLOTS_DIR}/{plot.name}": plot for plot in sorted((corpus_dir / PLOTS_DIR).glob("*.png"))}
     return Release(files, (corpus_dir,), "dataset", (SHARDS, f"{PLOTS_DIR}/*"), "Add the corpus and its card")
+
+
+def release_rows(rows_dir: str | Path, *, repo_id: str, license: str) -> Release:
+    """Return packed rows with their tokenizer and a card, as a dataset.
+
+    Args:
+        rows_dir: what `pack_corpus` made.
+        repo_id: `OWNER/NAME`, where they will be on the Hub.
+        license: of the text, by its id on the Hub.
+
+    Raises:
+        InputError: the rows are not whole.
+    """
+    rows_dir = Path(rows_dir)
+    manifest = _verify(rows_dir, "packed")
+    card_data = DatasetCardData(
+        license=license, language="ko", tags=["kcelectra", "korean"], task_categories=["fill-mask"]
+    )
+    template = Path(__file__).with_name("rows_card.md.jinja")
+    facts = {**manifest, "name": repo_id.split("/")[-1], "repo_id": repo_id}
+    card = DatasetCard.from_template(card_data, str(template), **facts)
+    files = _listed(rows_dir, manifest) | {CARD: str(card).encode()}
+    return Release(files, (rows_dir,), "dataset", ROWS, "Add the rows and their card")
 
 
 def release_tokenizer(tokenizer_dir: str | Path, *, repo_id: str, license: str) -> Release:
