@@ -124,8 +124,11 @@ def probe(checkpoint: Path, arguments: ProbeArguments) -> None:
     command = [sys.executable, str(Path(__file__).with_name("finetune.py")), *words]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHER)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    last = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    logger.warning("probe of step %d: %s", step, " ".join(last[-3:]))
+    if done.returncode != 0:
+        logger.warning("the probe of step %d failed, training goes on: %s", step, done.stderr.strip()[-500:])
+    for line in done.stdout.splitlines():
+        if "seed 0: " in line:
+            print(f"probe of step {step}: {line.split('seed 0: ')[1]}", flush=True)
 
 
 def finish(trainer: KcElectraTrainer, run_dir: str) -> None:

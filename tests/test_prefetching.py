@@ -10,6 +10,7 @@ from itertools import count
 import pytest
 
 from kcelectra.errors import InputError
+from kcelectra.pretraining import prefetching
 from kcelectra.pretraining.prefetching import read_ahead
 
 LONG = 30  # seconds after which a test gives up waiting
@@ -165,3 +166,15 @@ def test_a_reader_that_its_own_thread_collects_ends():
     finally:
         gc.enable()
     assert not thread.is_alive()
+
+
+def test_a_source_that_stalls_is_warned_of_before_the_time_is_over(monkeypatch, caplog):
+    monkeypatch.setattr(prefetching, "WARN_SECONDS", 0.05)
+    stalled = threading.Event()
+    with pytest.raises(InputError, match=r"nothing could be read for 0\.12 s"):
+        list(read_ahead(iter(stalled.wait, True), 1, timeout=0.12))
+    assert [record.message[:36] for record in caplog.records] == ["nothing could be read for 0 s; the d"] * 2
+    stalled.set()
+    for thread in threading.enumerate():
+        if thread.name == "read-ahead":
+            thread.join(LONG)

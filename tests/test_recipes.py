@@ -1,6 +1,7 @@
 """The recipe as users run it, and everything the README tells them to type."""
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -97,14 +98,38 @@ def test_another_run_in_the_same_directory_is_refused_with_the_cure(first_run):
     assert "Traceback" not in result.stderr.split("error: ")[0]
 
 
+def test_a_probe_adds_the_score_of_a_checkpoint(first_run, tmp_path, monkeypatch, capsys):
+    """In a process of its own, which must not take itself for one of several that train together."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, start in (("ratings_train.txt", 0), ("ratings_test.txt", 100)):
+        rows = [f"{i}\t{'재미있는' if i % 2 else '지루한'} 영화 {i}\t{i % 2}\n" for i in range(start, start + 60)]
+        (tmp_path / name).write_text(f"id\tdocument\tlabel\n{''.join(rows)}", encoding="utf-8")
+    recipe = load_recipe()
+    checkpoint = Path(shutil.copytree(first_run[0] / "out/smoke/checkpoint-6", tmp_path / "run/checkpoint-6"))
+    probe_args = recipe.ProbeArguments(probe_task="nsmc", probe_data_dir=str(tmp_path), probe_examples=20)
+    recipe.probe(checkpoint, probe_args)
+    (row,) = (json.loads(line) for line in (tmp_path / "run/probe/results.jsonl").read_text().splitlines())
+    assert (row["step"], row["task"]) == (6, "nsmc")
+    assert f"probe of step 6: accuracy {row['metrics']['accuracy']:.4f}" in capsys.readouterr().out
+    recipe.probe(checkpoint, recipe.ProbeArguments(probe_task="nope", probe_data_dir=str(tmp_path)))
+    with pytest.raises(InputError, match="give --probe_data_dir"):
+        recipe.ProbeArguments(probe_task="nsmc")
+
+
 # bad input, one line each
+
+
+def load_recipe():
+    spec = importlib.util.spec_from_file_location("pretrain_recipe", ROOT / "recipes/pretrain.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
 def run_main(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("pretrain_recipe", ROOT / "recipes/pretrain.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_recipe()
 
     def run(*arguments: str) -> None:
         words = [*SHORT, "--output_dir", str(tmp_path / "run"), "--use_cpu", "true", *arguments]
@@ -131,7 +156,7 @@ def write(path: Path, text: str) -> str:
         (["--rules", "v2023"], "unknown rule set 'v2023'; use one of v2022, v2021, corpus, none"),
         (["--size", "huge"], "unknown size 'huge'; use one of tiny, small, base, large"),
         (["--max_steps", "-1"], "say how long to train with --max_steps"),
-        (["--dataloader_num_workers", "2"], "give 0 or 1"),
+        (["--dataloader_num_workers", "2"], "dataloader_num_workers is 2; leave it out"),
         (["--save_steps", "1", "--save_total_limit", "99999999", "--max_steps", "99999999"], "MB are free; make room"),
     ],
 )

@@ -1,5 +1,6 @@
 """Read ahead in a thread."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from queue import Empty, Queue
 from threading import Event, Thread, current_thread
@@ -8,6 +9,9 @@ from typing import Any, TypeVar
 from kcelectra.errors import InputError
 
 T = TypeVar("T")
+WARN_SECONDS = 60.0  # assumption: no window of rows takes so long to make
+
+logger = logging.getLogger(__name__)
 
 
 def read_ahead(items: Iterable[T], num_items: int, *, timeout: float | None = None) -> Iterator[T]:
@@ -31,7 +35,7 @@ def read_ahead(items: Iterable[T], num_items: int, *, timeout: float | None = No
     try:
         while True:
             try:
-                kind, value = waiting.get(timeout=timeout)
+                kind, value = _take(waiting, timeout)
             except Empty:
                 is_stuck = True
                 raise InputError(
@@ -49,6 +53,20 @@ def read_ahead(items: Iterable[T], num_items: int, *, timeout: float | None = No
             waiting.get()
         if not is_stuck and thread is not current_thread():  # where the garbage collector may call this
             thread.join()
+
+
+def _take(waiting: "Queue[tuple[str, Any]]", timeout: float | None) -> tuple[str, Any]:
+    """Return the next item; warn while it does not come, and raise `Empty` once the time is over."""
+    waited = 0.0
+    while True:
+        seconds = WARN_SECONDS if timeout is None else min(WARN_SECONDS, timeout - waited)
+        try:
+            return waiting.get(timeout=seconds)
+        except Empty:
+            waited += seconds
+            if timeout is not None and waited >= timeout:
+                raise
+            logger.warning("nothing could be read for %d s; the disk or the network may be stuck", waited)
 
 
 def _read(items: Iterable[Any], waiting: "Queue[tuple[str, Any]]", is_closed: Event) -> None:
