@@ -117,6 +117,7 @@ def fork_together(num_processes: int, function: Callable[[], None], log_dir: Pat
         world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
         os.environ |= {key: str(value) for key, value in world.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "1"}
+        os.environ["OMP_NUM_THREADS"] = "1"  # accelerate warns where nothing says it
         AcceleratorState._reset_state(reset_partial_state=True)  # of the parent, which was alone
         function()
 
