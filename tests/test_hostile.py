@@ -843,7 +843,7 @@ GROWING: dict[str, tuple[str, int, Callable[[int], bytes]]] = {
     "fields that are not closed": (".csv", 16_000, lambda size: b"text,n\n" + lines_of('a"b,"x', size)),
     "a quoted field of many lines": (".csv", 60_000, lambda size: b'text\n"' + lines_of("x", size)),
     "too many fields": (".csv", 1_000_000, lambda size: b"text\n" + lines_of("," * 5000, size)),
-    "one letter": (".txt", 100_000, partial(one_line, "a")),
+    "one letter": (".txt", 50_000, partial(one_line, "a")),
     "one syllable": (".txt", 150_000, partial(one_line, "가")),
     "units of two": (".txt", 240_000, partial(one_line, "ㅋㅎ")),
     "units of ten": (".txt", 240_000, partial(one_line, "가나다라마바사아자차")),

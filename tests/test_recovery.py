@@ -73,7 +73,7 @@ def kill_until_done(source, tokenizer, run_dir, rng, *, seconds, save_seconds):
     kills = [0, 0]
     run_dir.mkdir()
     while True:
-        in_save = rng.random() < 0.5
+        in_save = kills[0] == 0 or rng.random() < 0.5  # a fast machine would end the first run before it is killed
 
         def start(pipe):
             return fork(partial(train, source, tokenizer, run_dir, pipe), run_dir / "log.txt")
