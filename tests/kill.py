@@ -61,7 +61,14 @@ def make_dataset(source: str, tokenizer, *, window: int = 30) -> PackedRows | Pa
 
 
 def make_trainer(
-    source: str, tokenizer, run_dir: Path, *, trainer_class=RecordingTrainer, config=None, **arguments
+    source: str,
+    tokenizer,
+    run_dir: Path,
+    *,
+    trainer_class=RecordingTrainer,
+    collator_class=None,
+    config=None,
+    **arguments,
 ) -> RecordingTrainer:
     torch.manual_seed(0)
     config = KcElectraConfig.from_size("tiny", vocab_size=len(tokenizer), num_hidden_layers=1, **(config or {}))
@@ -80,7 +87,7 @@ def make_trainer(
         model=KcElectraForPreTraining(config),
         args=PretrainingArguments(output_dir=str(run_dir), **{**defaults, **arguments}),
         train_dataset=make_dataset(source, tokenizer),
-        data_collator=DataCollatorForReplacedTokenDetection(tokenizer),
+        data_collator=(collator_class or DataCollatorForReplacedTokenDetection)(tokenizer),
         processing_class=tokenizer,
     )
 

@@ -59,8 +59,13 @@ def train(source, tokenizer, run_dir, *, steps=None, bad_rows=(), bad_from=NUM_S
         source,
         tokenizer,
         run_dir,
-        trainer_class=PoisonedTrainer,
-        **{"max_steps": NUM_STEPS, "guard_window": 4, "save_total_limit": None, **arguments},
+        **{
+            "trainer_class": PoisonedTrainer,
+            "max_steps": NUM_STEPS,
+            "guard_window": 4,
+            "save_total_limit": None,
+            **arguments,
+        },
     )
     trainer.steps, trainer.bad_rows, trainer.bad_from = dict(steps or {}), set(bad_rows), bad_from
     run_dir.mkdir(exist_ok=True)
@@ -118,6 +123,32 @@ def test_poisoned_weights_send_the_run_back_and_it_ends_as_an_undisturbed_one(
     assert second["checkpoint"].endswith("checkpoint-8") and second["skipped_rows"] == []
     assert_no_checkpoint_is_poisoned(tmp_path / "run")
     assert rows_of(tmp_path / "run") == rows_of(tmp_path / "straight")
+
+
+class RarelyReadTrainer(PoisonedTrainer):
+    """Looks at the guard where it logs or saves, as on an accelerator, which would be waited for."""
+
+    def end_step(self, control):
+        if control.should_log or control.should_save:
+            super().end_step(control)
+
+
+def test_rows_are_trained_on_again_where_the_weights_were_poisoned_however_late_it_is_seen(
+    packed_dir, tokenizer, tmp_path
+):
+    straight = train(packed_dir, tokenizer, tmp_path / "straight")
+    options = {"logging_steps": 4, "skip_budget": 2, "trainer_class": RarelyReadTrainer}
+    trainer = train(packed_dir, tokenizer, tmp_path / "run", steps={9: "weight nan"}, **options)
+    assert read_record(tmp_path / "run")["starts"][1]["skipped_rows"] == []
+    for ours, theirs in zip(trainer.model.parameters(), straight.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_discriminator_that_joins_after_the_warm_up_is_no_spike(packed_dir, tokenizer, tmp_path):
+    trainer = train(packed_dir, tokenizer, tmp_path, generator_warmup_steps=8)
+    assert trainer.state.global_step == NUM_STEPS and trainer.guard.read() == (0, 0)
+    losses = [log["loss"] for log in trainer.state.log_history if "generator_loss" in log]
+    assert losses[4] > 3 * losses[1]
 
 
 def test_rows_that_poison_every_step_are_passed_over_after_going_back(packed_dir, tokenizer, tmp_path):

@@ -10,6 +10,7 @@ import sys
 import time
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from kill import (
@@ -27,6 +28,7 @@ from kill import (
 )
 from safetensors.torch import load_file
 
+from kcelectra import DataCollatorForReplacedTokenDetection
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
 from kcelectra.pretraining.checkpoints import find_last_checkpoint, read_history, read_step
@@ -186,6 +188,18 @@ def test_all_processes_save_the_same_step_when_one_is_told_to_stop(undisturbed, 
 
 # another number of processes
 
+
+class RaggedCollator(DataCollatorForReplacedTokenDetection):
+    """Leaves up to two thirds of a row empty, so that no two processes have as many tokens."""
+
+    def __call__(self, rows):
+        lengths = [MAX_LENGTH - 5 * (row["row_id"] % 9) for row in rows]
+        kept = [np.arange(MAX_LENGTH) < length for length in lengths]
+        return super().__call__(
+            [{**row, "input_ids": np.where(keep, row["input_ids"], 0)} for row, keep in zip(rows, kept, strict=True)]
+        )
+
+
 #: Without noise that differs between processes: what is left is how the rows were split.
 NOISELESS = {
     "hidden_dropout_prob": 0.0,
@@ -199,6 +213,7 @@ def test_the_number_of_processes_may_change_in_mid_run(undisturbed, tokenizer, t
     """The rows of each step are the same in the same order, and so are the losses within rounding."""
     source, _ = undisturbed
     steps = {"max_steps": 6, "logging_steps": 1, "total_train_batch_size": 8, "config": NOISELESS}
+    steps["collator_class"] = RaggedCollator
     assert train_together(1, source, tokenizer, tmp_path / "one", per_device_train_batch_size=8, **steps) == [0]
     for num_processes, batch_size, stop_at in ((2, 4, 2), (1, 2, 4), (2, 1, None)):
         statuses = train_together(

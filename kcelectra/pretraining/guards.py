@@ -18,7 +18,16 @@ READS_FOUND_INF = {"cpu", "cuda"}  # devices whose fused kernel of Adam returns 
 
 
 class Rewind(Exception):
-    """The weights, or every step from here on, are poisoned: go back to the last good checkpoint."""
+    """The weights, or every step from here on, are poisoned: go back to the last good checkpoint.
+
+    Args:
+        message: what is wrong.
+        num_bad: steps whose rows led there; none if the weights themselves are poisoned.
+    """
+
+    def __init__(self, message: str, *, num_bad: int = 0) -> None:
+        super().__init__(message)
+        self.num_bad = num_bad
 
 
 @dataclass

@@ -226,7 +226,7 @@ class RecoverableTrainer(Trainer):
             if counts.in_a_row:
                 require_finite(self.model)
             if self.guard.should_rewind(counts):
-                raise Rewind(f"{counts.in_a_row} steps in a row were not finite, or spikes")
+                raise Rewind(f"{counts.in_a_row} steps in a row were not finite, or spikes", num_bad=counts.in_a_row)
 
     @property
     def _reads_rows(self) -> bool:
@@ -281,7 +281,7 @@ class RecoverableTrainer(Trainer):
 
         Weights that are not finite were poisoned by something else, and the same rows are trained on again.
         """
-        step, num_bad = self.state.global_step, self.guard.read().in_a_row
+        step = self.state.global_step
         self.writer.wait()
         self._end_record(f"went back: {rewind}")
         checkpoint = self.find_checkpoint(True)
@@ -293,8 +293,8 @@ class RecoverableTrainer(Trainer):
             )
         self._gone_back_to.add(checkpoint)
         skipped = []
-        if self._loader is not None and self.guard.budget <= num_bad:
-            ends = [self._num_batches - num_bad * self.args.gradient_accumulation_steps, self._num_batches]
+        if self._loader is not None and rewind.num_bad:
+            ends = [self._num_batches - rewind.num_bad * self.args.gradient_accumulation_steps, self._num_batches]
             skipped = [[self._loader.position_after(end) for end in ends]]
         logger.warning("step %d: %s; going back to %s and passing over rows %s", step, rewind, checkpoint, skipped)
         self._begin(checkpoint, skipped)
