@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import re
 import shlex
 import shutil
@@ -16,8 +17,10 @@ from safetensors.torch import load_file
 from kcelectra.arguments import parse_args
 from kcelectra.errors import InputError
 from kcelectra.manifest import verify_manifest
+from kcelectra.pretraining.record import read_record
 from kcelectra.pretraining.run import DataArguments, ModelArguments
 from kcelectra.pretraining.training_arguments import PretrainingArguments
+from kcelectra.tokenization import SPECIAL_TOKENS
 
 ROOT = Path(__file__).parents[1]
 SHORT = "--max_steps 6 --logging_steps 2 --save_steps 2 --per_device_train_batch_size 4 --max_length 64".split()
@@ -53,6 +56,7 @@ def test_without_a_dataset_the_recipe_leaves_two_models_and_a_report(first_run):
     assert (run_dir / "report/index.html").stat().st_size > 50_000
     assert "generator loss below the unigram entropy" in result.stdout
     assert "tokens/s" in result.stdout and " left" in result.stdout
+    assert "attention: sdpa; compiled: no" in result.stdout
 
 
 def test_the_two_lines_it_prints_load_the_result(first_run):
@@ -114,6 +118,42 @@ def test_a_probe_adds_the_score_of_a_checkpoint(first_run, tmp_path, monkeypatch
     recipe.probe(checkpoint, recipe.ProbeArguments(probe_task="nope", probe_data_dir=str(tmp_path)))
     with pytest.raises(InputError, match="give --probe_data_dir"):
         recipe.ProbeArguments(probe_task="nsmc")
+
+
+# packed rows, and released models
+
+
+@pytest.fixture(scope="module")
+def packed_dir(first_run, tmp_path_factory):
+    """Rows of the run's own comments and tokenizer."""
+    run_dir, output_dir = first_run[0] / "out/smoke", tmp_path_factory.mktemp("packed") / "rows"
+    words = ["--dataset", str(run_dir / "sample"), "--tokenizer", str(run_dir / "tokenizer"), "--max_length", "64"]
+    command = [sys.executable, str(ROOT / "recipes/pack.py"), *words, "--output_dir", str(output_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and f"rows: {output_dir}" in done.stdout, done.stderr
+    return output_dir
+
+
+def test_a_run_over_packed_rows_counts_passes_and_takes_their_length_and_tokenizer(run_main, packed_dir, tmp_path):
+    num_rows = verify_manifest(packed_dir)["num_rows"]
+    run_main("--dataset", str(packed_dir), "--max_steps", "-1", "--num_train_epochs", "0.05")
+    (start,) = read_record(tmp_path / "run")["starts"]
+    assert start["end"]["step"] == math.ceil(0.05 * num_rows / 4)
+    assert start["fingerprints"]["data"]["rows"]["num_rows"] == num_rows
+    assert not (tmp_path / "run/tokenizer").exists()
+
+
+def test_a_released_discriminator_goes_on_beside_a_new_generator_that_is_warmed_up(run_main, first_run, tmp_path):
+    export = first_run[0] / "out/smoke/export"
+    run_main("--init_discriminator", str(export), "--max_steps", "20", "--save_total_limit", "20")
+    assert read_record(tmp_path / "run")["arguments"]["generator_warmup_steps"] == 2
+    released = load_file(export / "discriminator/model.safetensors")
+    weights = {step: load_file(tmp_path / f"run/checkpoint-{step}/model.safetensors") for step in (2, 4)}
+    moved = {
+        step: [name for name, weight in released.items() if not torch.equal(held[f"discriminator.{name}"], weight)]
+        for step, held in weights.items()
+    }
+    assert moved[2] == [] and len(moved[4]) > 0.9 * len(released)
 
 
 # bad input, one line each
@@ -261,3 +301,22 @@ def test_every_python_block_of_the_readme_runs_after_the_demo(first_run, tmp_pat
         subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=200)
     for code in blocks("python"):
         subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=directory, check=True, timeout=200)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max_length", "32"], "max_length is 32, the rows of .* have 64 tokens; leave out --max_length"),
+        (["--vocab_size", "99"], "the tokenizer has [0-9]+ tokens, vocab_size is 99; leave out --vocab_size"),
+        (["--tokenizer", "OTHER"], "was packed with another tokenizer, of [0-9]+ tokens; leave out --tokenizer"),
+        (["--init_generator", "x"], "go on from a model; give its --init_discriminator"),
+        (["--allow_changed", "dada"], "allow_changed names 'dada'; use any of data, tokenizer, config, code"),
+        (["--total_train_batch_size", "6"], "total_train_batch_size 6 is no multiple of 4"),
+        (["--attention", "flash"], "attention is 'flash'; use auto or one of eager, sdpa, flex_attention"),
+    ],
+)
+def test_what_does_not_fit_packed_rows_is_named_with_what_to_type(run_main, packed_dir, tmp_path, arguments, message):
+    other = tmp_path / "vocab.txt"
+    other.write_text("\n".join([*SPECIAL_TOKENS, "가", "나"]) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        run_main("--dataset", str(packed_dir), *(str(other) if word == "OTHER" else word for word in arguments))
