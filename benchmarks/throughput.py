@@ -36,6 +36,7 @@ from kcelectra import DataCollatorForReplacedTokenDetection, KcElectraConfig, Kc
 from kcelectra.corpus.comments import CommentReader, read_texts
 from kcelectra.corpus.sample import write_sample
 from kcelectra.pretraining.attention import choose_attention
+from kcelectra.pretraining.configuration import SIZES
 from kcelectra.pretraining.flops import training_flops_per_row
 from kcelectra.pretraining.packing import Packer, frame_document
 from kcelectra.pretraining.run import prepare_cpu
@@ -292,7 +293,7 @@ def main() -> None:
     parser.add_argument("--dataset", help="comments: a file, a quoted glob, a directory or a Hub id; or the sample")
     parser.add_argument("--tokenizer", help="vocab.txt, directory or Hub id; trained on the comments if not given")
     parser.add_argument("--num_comments", type=int, default=50_000)
-    parser.add_argument("--sizes", nargs="+", default=["small", "base"])
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["small", "base"])
     parser.add_argument("--lengths", nargs="+", type=int, default=[128, 512])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--slots", type=int, help="tokens of a step, padding included")

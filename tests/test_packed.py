@@ -21,7 +21,9 @@ from datasets import load_dataset
 from hub import HubServer, run_client
 from torch.utils.data import DataLoader
 
+from kcelectra.corpus import build_corpus
 from kcelectra.corpus.comments import CommentReader
+from kcelectra.corpus.shards import WORK_DIR, write_json
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, write_manifest
 from kcelectra.pretraining import packed_corpus
@@ -246,6 +248,21 @@ def test_a_built_corpus_is_not_cleaned_again(source, tokenizer, tmp_path, small)
     manifest = pack(corpus, tokenizer, tmp_path / "out")
     assert (manifest["settings"]["rules"], manifest["settings"]["min_chars"]) == ("none", 0)
     assert "too short" not in manifest["counts"]
+
+
+def test_the_unfinished_work_of_another_stage_is_left_alone(source, tokenizer, tmp_path):
+    def leave(plan):
+        write_json(tmp_path / "out" / WORK_DIR, "plan.json", plan)
+        return digests(tmp_path / "out")
+
+    before = leave({"settings": {}, "sources": [], "parts": []})
+    with pytest.raises(InputError, match="out is there and holds no packed rows; give another --output_dir"):
+        pack(source, tokenizer, tmp_path / "out")
+    assert digests(tmp_path / "out") == before
+    before = leave({"settings": {}, "source": {}, "parts": [], "file_rows": 1})
+    with pytest.raises(InputError, match="out is there and holds no corpus; give another --output_dir"):
+        build_corpus(str(source), tmp_path / "out")
+    assert digests(tmp_path / "out") == before
 
 
 def test_the_same_call_again_changes_nothing_and_another_is_refused(source, tokenizer, copy, tmp_path, small):

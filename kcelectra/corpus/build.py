@@ -21,13 +21,14 @@ from kcelectra.corpus.shards import (
     count_tasks,
     drop_duplicates,
     finish_corpus,
+    read_earlier,
     read_json,
     write_json,
     write_shard,
 )
 from kcelectra.corpus.workers import num_cores, run_tasks
 from kcelectra.errors import InputError
-from kcelectra.manifest import read_manifest, verify_manifest
+from kcelectra.manifest import verify_manifest
 
 #: What the result depends on; the other arguments say how it is got.
 SETTINGS = ("rules", "text_column", "split", "revision", "min_chars", "dedup", "pii", "shard_mb")
@@ -141,7 +142,7 @@ def plan_corpus(arguments: CorpusArguments) -> str | None:
         "settings": {key: value for key, value in asdict(arguments).items() if key in SETTINGS},
         "sources": [_describe_source(file, arguments) for file in files],
     }
-    earlier = _read_earlier(output_dir, work_dir)
+    earlier = read_earlier(output_dir, work_dir, stage="corpus", key="sources", what="corpus")
     if earlier is None:
         plan["parts"] = [asdict(part) for file in files for part in _split_source(file, arguments)]
     else:
@@ -157,19 +158,6 @@ def plan_corpus(arguments: CorpusArguments) -> str | None:
     }
     write_json(work_dir, "plan.json", plan)
     return str(work_dir)
-
-
-def _read_earlier(output_dir: Path, work_dir: Path) -> dict[str, Any] | None:
-    """Return the manifest of a finished corpus, the plan of another, or None where there is none yet."""
-    try:
-        earlier = read_manifest(output_dir) or read_json(work_dir, "plan.json")
-        is_free = not output_dir.exists() or all(path.name == WORK_DIR for path in output_dir.iterdir())
-    except (NotADirectoryError, ValueError):
-        earlier, is_free = None, False
-    is_corpus = isinstance(earlier, dict) and ("parts" in earlier or earlier.get("stage") == "corpus")
-    if not is_corpus and not is_free:
-        raise InputError(f"{output_dir} is there and holds no corpus; give another --output_dir")
-    return earlier if is_corpus else None
 
 
 def _describe_source(file: str, arguments: CorpusArguments) -> dict[str, Any]:

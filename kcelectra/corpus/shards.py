@@ -354,6 +354,30 @@ def _open_writer(work_dir: str, path: Path, schema: pa.Schema, *, compression: s
     os.replace(temporary, path)
 
 
+def read_earlier(output_dir: Path, work_dir: str | Path, *, stage: str, key: str, what: str) -> dict[str, Any] | None:
+    """Return what an earlier run left: the manifest of a finished stage, the plan of another, or None.
+
+    Args:
+        output_dir: of the stage.
+        work_dir: in it.
+        stage: as its manifest names it.
+        key: of its plans alone.
+        what: it makes, for the message.
+
+    Raises:
+        InputError: the directory holds something else.
+    """
+    try:
+        earlier = read_manifest(output_dir) or read_json(work_dir, "plan.json")
+        is_free = not output_dir.exists() or all(path.name == WORK_DIR for path in output_dir.iterdir())
+    except (NotADirectoryError, ValueError):
+        earlier, is_free = None, False
+    is_ours = isinstance(earlier, dict) and (key in earlier or earlier.get("stage") == stage)
+    if not is_ours and (earlier is not None or not is_free):
+        raise InputError(f"{output_dir} is there and holds no {what}; give another --output_dir")
+    return earlier if is_ours else None
+
+
 def read_json(work_dir: str | Path, name: str) -> Any:
     """Return what a file of the work directory holds, or None where there is none."""
     path = Path(work_dir, name)

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kcelectra.corpus.cleaning import get_rules
 from kcelectra.corpus.comments import CommentReader, choose_cleaning
-from kcelectra.corpus.shards import WORK_DIR, read_json, write_json
+from kcelectra.corpus.shards import WORK_DIR, read_earlier, read_json, write_json
 from kcelectra.corpus.workers import num_cores, run_tasks
 from kcelectra.errors import InputError
 from kcelectra.manifest import read_manifest, to_json, write_manifest
@@ -101,7 +101,7 @@ def _plan(
     source = reader.fingerprint()
     settings["tokenizer_sha256"] = hash_tokenizer(tokenizer)
     settings["source_sha256"] = hashlib.sha256(to_json(source).encode()).hexdigest()
-    earlier = _read_earlier(output_dir, work_dir)
+    earlier = read_earlier(output_dir, work_dir, stage=STAGE, key="source", what="packed rows")
     if earlier is not None:
         _require_same(output_dir, earlier["settings"], settings)
         if "files" in earlier:
@@ -124,19 +124,6 @@ def _plan(
         write_json(work_dir, "plan.json", plan)
     save_tokenizer(tokenizer, output_dir / TOKENIZER_DIR)
     return str(work_dir)
-
-
-def _read_earlier(output_dir: Path, work_dir: Path) -> dict[str, Any] | None:
-    """Return the manifest of finished rows, the plan of others, or None where there is none yet."""
-    try:
-        earlier = read_manifest(output_dir) or read_json(work_dir, "plan.json")
-        is_free = not output_dir.exists() or all(path.name == WORK_DIR for path in output_dir.iterdir())
-    except (NotADirectoryError, ValueError):
-        earlier, is_free = None, False
-    is_packed = isinstance(earlier, dict) and ("file_rows" in earlier or earlier.get("stage") == STAGE)
-    if not is_packed and not is_free:
-        raise InputError(f"{output_dir} is there and holds no packed rows; give another --output_dir")
-    return earlier if is_packed else None
 
 
 def _require_same(output_dir: Path, earlier: dict[str, Any], settings: dict[str, Any]) -> None:

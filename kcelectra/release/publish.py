@@ -18,6 +18,7 @@ from kcelectra.release.corpus_card import CARD, PLOTS_DIR, write_corpus_card
 
 EXPORT_DIR, HISTORY_FILE = "export", "report/history.json"
 SHARDS = "train-*.parquet"
+STAGES = {"packed": "packed rows"}  # where their name says too little
 ROWS = ("train-*.arrow", "blocks.json", "tokenizer/*")
 
 
@@ -154,7 +155,8 @@ def _verify(directory: Path, stage: str) -> dict[str, Any]:
     manifest = verify_manifest(directory)
     if manifest.get("stage") != stage:
         raise InputError(
-            f"{directory} holds no {stage} but a {manifest.get('stage', 'model')}; give another directory"
+            f"{directory} holds no {STAGES.get(stage, stage)} but a {manifest.get('stage', 'model')}; give another "
+            "directory"
         )
     return manifest
 
