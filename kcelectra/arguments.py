@@ -1,6 +1,7 @@
 """Arguments of a recipe: one flat YAML preset, then `--key value`; an unknown key is an error."""
 
 import difflib
+import json
 import sys
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -104,6 +105,8 @@ def _hint(key: str, known: set[str]) -> str:
 def _as_yaml(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, dict):
+        return json.dumps(value)
     return value if isinstance(value, (bool, int, float, list, type(None))) else str(value)
 
 

@@ -21,15 +21,20 @@ class ElectraSize:
     generator_fraction: float
 
 
-#: small, base, large: Clark et al. 2020, tables 6 and 7. tiny: ours, for a CPU; its generator is as wide as one head.
+#: small, base, large: Clark et al. 2020, tables 6 and 7. tiny and mini (as deep and wide as those of Turc et al. 2019
+#: but for tiny's depth): for a CPU; their generators are as wide as one head.
 SIZES = {
     "tiny": ElectraSize(4, 128, 128, 2, 1 / 2),
+    "mini": ElectraSize(4, 256, 128, 4, 1 / 4),
     "small": ElectraSize(12, 256, 128, 4, 1 / 4),
     "base": ElectraSize(12, 768, 768, 12, 1 / 3),
     "large": ElectraSize(24, 1024, 1024, 16, 1 / 4),
 }
 
 HEAD_SIZE = 64  # of every published size; google-research/electra, get_generator_config, divides by it
+EMBEDDING_SHARING = ("full", "gdes")
+#: Of the embeddings, which the halves share.
+SHARED_SIZES = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
 OTHER_FRACTION = 1 / 4  # of a discriminator that is as wide as none of these; Clark et al. 2020: 1/4 to 1/2 work best
 
 
@@ -45,6 +50,8 @@ class KcElectraConfig(PreTrainedConfig):
         sampling_temperature: > 0, of the generator's distribution when replacements are drawn; 1 in the paper.
         unsampled_token_ids: ids that are never drawn as a replacement: `[PAD] [CLS] [SEP] [MASK]`. Differs from the
             reference, which may draw any id: give `[]` for that.
+        embedding_sharing: full, as in the paper; or gdes, gradient-disentangled embedding sharing (He et al. 2021,
+            DeBERTaV3, section 3.3): see `DisentangledEmbedding`.
 
     Raises:
         InputError: the two sub-configurations cannot share embeddings, or a value is out of range.
@@ -62,6 +69,7 @@ class KcElectraConfig(PreTrainedConfig):
         discriminator_weight: float = 50.0,
         sampling_temperature: float = 1.0,
         unsampled_token_ids: list[int] | tuple[int, ...] = (0, 2, 3, 4),
+        embedding_sharing: str = "full",
         **kwargs: Any,
     ) -> None:
         self.generator_config = _as_electra_config(generator_config)
@@ -70,6 +78,9 @@ class KcElectraConfig(PreTrainedConfig):
         self.discriminator_weight = discriminator_weight
         self.sampling_temperature = sampling_temperature
         self.unsampled_token_ids = list(unsampled_token_ids)
+        self.embedding_sharing = embedding_sharing
+        if embedding_sharing not in EMBEDDING_SHARING:
+            raise InputError(f"embedding_sharing is {embedding_sharing!r}; use {' or '.join(EMBEDDING_SHARING)}")
         _check_shared_embeddings(self.generator_config, self.discriminator_config)
         if not sampling_temperature > 0:
             raise InputError(f"sampling_temperature is {sampling_temperature}; it must be above 0 (1.0 in the paper)")
@@ -84,35 +95,43 @@ class KcElectraConfig(PreTrainedConfig):
         Args:
             size: a key of `SIZES`: tiny, small, base or large.
             vocab_size: number of tokens.
-            **overrides: `generator_fraction` (0 to 1, width of the generator), any field of this class, or any field
-                of `ElectraConfig`, which is then set in both halves (`max_position_embeddings`,
-                `hidden_dropout_prob`, ...).
+            **overrides: `generator_fraction` (0 to 1, width of the generator), `generator_layers` (as deep as the
+                discriminator if None), any field of this class, or any field of `ElectraConfig`, which is then set in
+                both halves (`max_position_embeddings`, `hidden_dropout_prob`, ...).
 
         Returns:
             A configuration; heads and feed-forward size of the generator follow from its width.
 
         Raises:
-            InputError: the size or an override is unknown, or the generator's width is no whole number of heads.
+            InputError: the size or an override is unknown, or the generator's width is no whole number of heads, or
+                it has no layer.
 
         Source: google-research/electra `get_generator_config`.
         """
         if size not in SIZES:
             raise InputError(f"unknown size {size!r}; use one of {', '.join(SIZES)}")
         chosen = SIZES[size]
-        generator_fraction = overrides.pop("generator_fraction", chosen.generator_fraction)
+        width = _generator_width(chosen.hidden_size, overrides.pop("generator_fraction", chosen.generator_fraction))
+        generator_layers = overrides.pop("generator_layers", None)
         own_keys = {"generator_weight", "discriminator_weight", "sampling_temperature", "unsampled_token_ids"}
+        own_keys |= {"embedding_sharing"}
         own = {key: overrides.pop(key) for key in own_keys & overrides.keys()}
-        _check_keys(overrides, own_keys | {"generator_fraction"})
+        _check_keys(overrides, own_keys | {"generator_fraction", "generator_layers"})
         shared = {"vocab_size": vocab_size, "embedding_size": chosen.embedding_size, **overrides}
+        generator = _electra_config(chosen, width, shared)
+        _set_layers(generator, generator_layers)
         return cls(
-            generator_config=_electra_config(chosen, _generator_width(chosen.hidden_size, generator_fraction), shared),
-            discriminator_config=_electra_config(chosen, chosen.hidden_size, shared),
-            **own,
+            generator_config=generator, discriminator_config=_electra_config(chosen, chosen.hidden_size, shared), **own
         )
 
     @classmethod
     def from_discriminator(
-        cls, discriminator: ElectraConfig, *, generator_fraction: float | None = None, **own: Any
+        cls,
+        discriminator: ElectraConfig,
+        *,
+        generator_fraction: float | None = None,
+        generator_layers: int | None = None,
+        **own: Any,
     ) -> "KcElectraConfig":
         """Build the configuration of a discriminator that is there already and a generator that is not.
 
@@ -120,13 +139,14 @@ class KcElectraConfig(PreTrainedConfig):
             discriminator: of any size.
             generator_fraction: 0 to 1, width of the generator; that of the published size as wide as the
                 discriminator, or `OTHER_FRACTION`, if None.
+            generator_layers: of the generator; as many as the discriminator has if None.
             **own: any field of this class.
 
         Returns:
-            A configuration; the generator's width, heads and feed-forward size aside, both halves are alike.
+            A configuration; the generator's width, depth, heads and feed-forward size aside, both halves are alike.
 
         Raises:
-            InputError: the generator's width is no whole number of heads.
+            InputError: the generator's width is no whole number of heads, or it has no layer.
 
         Source: google-research/electra `get_generator_config`.
         """
@@ -137,6 +157,7 @@ class KcElectraConfig(PreTrainedConfig):
         generator.architectures = None
         for field, value in _generator_sizes(_generator_width(discriminator.hidden_size, generator_fraction)).items():
             setattr(generator, field, value)
+        _set_layers(generator, generator_layers)
         return cls(generator_config=generator, discriminator_config=discriminator, **own)
 
 
@@ -162,6 +183,12 @@ def _generator_width(hidden_size: int, fraction: float) -> int:
     return width
 
 
+def _set_layers(generator: ElectraConfig, num_layers: int | None) -> None:
+    if num_layers is not None and num_layers < 1:
+        raise InputError(f"generator_layers is {num_layers}; give at least 1, or half of the discriminator's")
+    generator.num_hidden_layers = num_layers or generator.num_hidden_layers
+
+
 def _as_electra_config(config: ElectraConfig | dict[str, Any] | None) -> ElectraConfig:
     if isinstance(config, ElectraConfig):
         return config
@@ -169,7 +196,7 @@ def _as_electra_config(config: ElectraConfig | dict[str, Any] | None) -> Electra
 
 
 def _check_shared_embeddings(generator: ElectraConfig, discriminator: ElectraConfig) -> None:
-    for field in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"):
+    for field in SHARED_SIZES:
         ours, theirs = getattr(generator, field), getattr(discriminator, field)
         if ours != theirs:
             raise InputError(

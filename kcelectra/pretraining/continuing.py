@@ -11,11 +11,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, ElectraForMaskedLM, ElectraForPreTraining, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import cached_file
 
 from kcelectra.errors import InputError
-from kcelectra.pretraining.configuration import KcElectraConfig
+from kcelectra.pretraining.configuration import SHARED_SIZES, KcElectraConfig
 from kcelectra.pretraining.modeling import SHARED_EMBEDDINGS, KcElectraForPreTraining
 from kcelectra.tokenization import check_pairing
 from kcelectra.tokenization.loading import tokens_by_id
@@ -48,8 +55,9 @@ class GeneratorWarmup:
         An optimizer passes over a weight without a gradient. For one whose gradient is 0 it keeps moments, and AdamW
         makes it smaller.
         """
-        for parameter in model.discriminator.parameters():
-            parameter.grad = None
+        for part in (model.discriminator, model.generator.electra.embeddings):
+            for parameter in part.parameters():
+                parameter.grad = None
 
     def schedule(self, base: Callable[[int], float], *, warmup_steps: int) -> Callable[[int], float]:
         """Return a schedule that rises to its peak and stays there, and then is `base` from its start.
@@ -91,24 +99,30 @@ def released_tokenizer(source: str, half: str = "discriminator") -> PreTrainedTo
 
 
 def load_released(
-    discriminator: str,
+    discriminator: str | ElectraConfig,
     tokenizer: PreTrainedTokenizerBase,
     *,
     generator: str | None = None,
     embeddings: str | None = None,
     generator_fraction: float | None = None,
+    generator_layers: int | None = None,
     **own: Any,
 ) -> KcElectraForPreTraining:
-    """Load a released discriminator, and its generator or a new one, as a joint model.
+    """Load a released discriminator, or a generator, or both as a joint model.
+
+    A half that is new has the embeddings of the other.
 
     Args:
         discriminator: a directory, or a repository of the Hub as OWNER/NAME or OWNER/NAME@REVISION, that is an
-            `ElectraForPreTraining` or holds one as `discriminator/`.
+            `ElectraForPreTraining` or holds one as `discriminator/`; or the configuration of a new one, whose
+            embeddings get the sizes of the generator's.
         tokenizer: of the run; its tokens have the ids that they have in the model.
         generator: the same for an `ElectraForMaskedLM`, or one as `generator/`; new, with random weights, if None.
-        embeddings: whose embeddings both get where those of the two differ: discriminator or generator.
+        embeddings: whose embeddings both get where those of the two differ: discriminator or generator. With
+            `embedding_sharing="gdes"` each keeps its own, but for the last bit.
         generator_fraction: width of a new generator as a share of the discriminator's; see
             `KcElectraConfig.from_discriminator`.
+        generator_layers: depth of a new generator; see there.
         **own: any field of `KcElectraConfig`.
 
     Returns:
@@ -122,22 +136,31 @@ def load_released(
         raise InputError(f"--init_embeddings is {embeddings!r}; give {' or '.join(HALVES)}")
     if generator is None and embeddings is not None:
         raise InputError("a new generator has no embeddings to choose from; leave out --init_embeddings")
-    if generator is not None and generator_fraction is not None:
-        raise InputError(f"{generator} is as wide as it is; leave out --generator_fraction")
-    halves = {"discriminator": _load_half(discriminator, "discriminator", tokenizer)}
+    if generator is not None and (generator_fraction, generator_layers) != (None, None):
+        raise InputError(f"{generator} is as it is; leave out --generator_fraction and --generator_layers")
+    given = {"discriminator": discriminator, "generator": generator}
+    halves = {half: _load_half(source, half, tokenizer) for half, source in given.items() if isinstance(source, str)}
     if generator is None:
         config = KcElectraConfig.from_discriminator(
-            halves["discriminator"].config, generator_fraction=generator_fraction, **own
+            halves["discriminator"].config,
+            generator_fraction=generator_fraction,
+            generator_layers=generator_layers,
+            **own,
         )
     else:
-        halves["generator"] = _load_half(generator, "generator", tokenizer)
-        config = _join(discriminator, generator, halves, own)
-        if embeddings is None:
-            _require_equal_embeddings(discriminator, generator, halves)
+        config = _join(given, halves, own)
+    if config.embedding_sharing == "gdes" and embeddings is not None:
+        raise InputError("with --embedding_sharing gdes each half keeps its embeddings; leave out --init_embeddings")
+    if config.embedding_sharing == "full" and embeddings is None and len(halves) == len(HALVES):
+        _require_equal_embeddings(given, halves)
     config.unsampled_token_ids += range(len(tokenizer), config.discriminator_config.vocab_size)
     model = KcElectraForPreTraining(config)
-    for half in sorted(halves, key=lambda half: half == (embeddings or "discriminator")):  # the last one's are kept
-        getattr(model, half).load_state_dict(halves[half].state_dict())
+    for half in sorted(HALVES, key=lambda half: half == (embeddings or "discriminator")):  # the last one's are kept
+        if half in halves:
+            getattr(model, half).load_state_dict(halves[half].state_dict())
+        else:
+            (other,) = halves.values()
+            getattr(model, half).electra.embeddings.load_state_dict(other.electra.embeddings.state_dict())
     return model
 
 
@@ -187,25 +210,33 @@ def _require_same_tokens(
         )
 
 
-def _join(discriminator: str, generator: str, halves: dict[str, Any], own: dict[str, Any]) -> KcElectraConfig:
+def _join(given: dict[str, Any], halves: dict[str, Any], own: dict[str, Any]) -> KcElectraConfig:
+    generator = halves["generator"].config
+    if "discriminator" in halves:
+        discriminator, name = halves["discriminator"].config, given["discriminator"]
+    else:
+        discriminator, name = given["discriminator"], "a new discriminator"
+        for size in SHARED_SIZES:
+            setattr(discriminator, size, getattr(generator, size))
     try:
-        if not halves["generator"].config.tie_word_embeddings:
+        if not generator.tie_word_embeddings:
             raise InputError("its output embeddings are not its input embeddings; give one that shares them")
-        return KcElectraConfig(halves["generator"].config, halves["discriminator"].config, **own)
+        return KcElectraConfig(generator, discriminator, **own)
     except InputError as error:
         raise InputError(
-            f"{generator} does not fit {discriminator}: {error}, or leave out --init_generator for a new one"
+            f"{given['generator']} does not fit {name}: {error}, or leave out --init_generator for a new one"
         ) from error
 
 
-def _require_equal_embeddings(discriminator: str, generator: str, halves: dict[str, Any]) -> None:
+def _require_equal_embeddings(given: dict[str, Any], halves: dict[str, Any]) -> None:
     theirs = halves["discriminator"].electra.embeddings.state_dict()
     ours = halves["generator"].electra.embeddings.state_dict()
     differences = [_compare(name, ours[name], theirs[name]) for name in SHARED_EMBEDDINGS]
     if any(differences):
         raise InputError(
-            f"the embeddings of {generator} are not those of {discriminator}: {', '.join(filter(None, differences))}; "
-            "a joint model has one of each. Keep one half as it is, and let the other learn them anew: give "
+            f"the embeddings of {given['generator']} are not those of {given['discriminator']}: "
+            f"{', '.join(filter(None, differences))}; a joint model has one of each. Keep both: give "
+            "--embedding_sharing gdes. Or keep one half as it is, and let the other learn them anew: give "
             "--init_embeddings discriminator or --init_embeddings generator"
         )
 

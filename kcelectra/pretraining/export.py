@@ -7,6 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kcelectra.errors import InputError
 from kcelectra.manifest import write_manifest
+from kcelectra.pretraining.embeddings import plain_state_dict
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
 from kcelectra.tokenization import check_pairing, save_tokenizer
 
@@ -39,7 +40,7 @@ def export_model(model: KcElectraForPreTraining, tokenizer: PreTrainedTokenizerB
     staging = output_dir.with_name(f".{output_dir.name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     for name, half in (("discriminator", model.discriminator), ("generator", model.generator)):
-        half.save_pretrained(staging / name)
+        half.save_pretrained(staging / name, state_dict=plain_state_dict(half))
         save_tokenizer(tokenizer, staging / name)
     write_manifest(staging, num_parameters=model.num_parameters())
     shutil.rmtree(output_dir, ignore_errors=True)

@@ -8,7 +8,12 @@ BACKWARD_FACTOR = 3  # forward once, backward twice as much: the usual conventio
 
 
 def training_flops_per_row(
-    config: KcElectraConfig, *, max_length: int, num_masked: int, num_seen: int | None = None
+    config: KcElectraConfig,
+    *,
+    max_length: int,
+    num_masked: int,
+    num_seen: int | None = None,
+    is_generator_frozen: bool = False,
 ) -> int:
     """Count the operations of one row in one training step, forward and backward.
 
@@ -23,6 +28,7 @@ def training_flops_per_row(
         num_masked: masked positions of a row; only these reach the vocabulary.
         num_seen: tokens that a token attends to; all of the row if None. A token of a packed row needs to see its own
             document only.
+        is_generator_frozen: its forward pass counts alone.
 
     Returns:
         Operations of generator and discriminator together.
@@ -32,8 +38,9 @@ def training_flops_per_row(
     masked_head = num_masked * 2 * (generator.hidden_size * embedding + embedding * vocabulary)
     replaced_head = max_length * 2 * discriminator.hidden_size * (discriminator.hidden_size + 1)
     seen = max_length if num_seen is None else num_seen
-    bodies = sum(_body_flops_per_token(half, seen) for half in (generator, discriminator)) * max_length
-    return BACKWARD_FACTOR * (bodies + masked_head + replaced_head)
+    of_generator = _body_flops_per_token(generator, seen) * max_length + masked_head
+    of_discriminator = _body_flops_per_token(discriminator, seen) * max_length + replaced_head
+    return (1 if is_generator_frozen else BACKWARD_FACTOR) * of_generator + BACKWARD_FACTOR * of_discriminator
 
 
 def _body_flops_per_token(config: ElectraConfig, num_seen: int) -> int:

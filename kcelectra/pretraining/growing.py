@@ -6,6 +6,7 @@ import torch
 from transformers import BertTokenizer, PreTrainedTokenizerBase
 
 from kcelectra.errors import InputError
+from kcelectra.pretraining.embeddings import DisentangledEmbedding
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
 from kcelectra.tokenization.loading import as_bert_tokenizer, check_pairing, tokens_by_id
 from kcelectra.tokenization.vocabulary import UNUSED
@@ -54,9 +55,14 @@ def grow_vocabulary(
     return as_bert_tokenizer(tokens)
 
 
-def _tables(model: KcElectraForPreTraining) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what has a row a token: the shared embeddings, (vocab, embedding), and the output's bias, (vocab,)."""
-    return model.get_input_embeddings().weight.data, model.generator.generator_lm_head.bias.data
+def _tables(model: KcElectraForPreTraining) -> list[torch.Tensor]:
+    """Return what has a row a token: the shared embeddings, (vocab, embedding), and the output's bias, (vocab,).
+
+    And what the discriminator adds to the embeddings, if it does.
+    """
+    words = model.discriminator.electra.embeddings.word_embeddings
+    tables = [model.get_input_embeddings().weight.data, model.generator.generator_lm_head.bias.data]
+    return [*tables, words.delta.weight.data] if isinstance(words, DisentangledEmbedding) else tables
 
 
 def _means(table: torch.Tensor, pieces: Sequence[list[int]]) -> torch.Tensor:

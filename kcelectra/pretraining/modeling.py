@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import (
@@ -29,10 +30,12 @@ from transformers.models.electra.modeling_electra import (
 )
 from transformers.utils import ModelOutput
 
+from kcelectra.errors import InputError
 from kcelectra.pretraining.attention import mask_documents
 from kcelectra.pretraining.collator import IGNORED
 from kcelectra.pretraining.configuration import KcElectraConfig
 from kcelectra.pretraining.dropout import ATTENTION, use_fast_dropout
+from kcelectra.pretraining.embeddings import DisentangledEmbedding, disentangle
 from kcelectra.pretraining.masked_head import masked_language_modeling
 
 #: Shared by both halves, as by the reference's variable scope `electra/embeddings`; `ElectraForMaskedLM` itself ties
@@ -107,13 +110,43 @@ class KcElectraForPreTraining(PreTrainedModel):
         self.masked_head = MaskedHead()
         use_fast_dropout(self)
         self.use_attention(self.config._attn_implementation)
+        self.is_generator_frozen = False
+        is_disentangled = self.config.embedding_sharing == "gdes"
+        if is_disentangled:
+            self._tied_weights_keys = {}
         self.post_init()
+        if is_disentangled:  # after the weights are initialised: differences begin at 0
+            disentangle(self.discriminator.electra.embeddings, self.generator.electra.embeddings)
 
     def use_attention(self, back_end: str) -> None:
         """Let a back end of `attention.BACK_ENDS` compute attention from now on."""
         self.config._attn_implementation = back_end
         for half in (self.generator, self.discriminator):
             half.config._attn_implementation = ATTENTION if back_end == "sdpa" else back_end
+
+    def freeze_generator(self) -> None:
+        """Train the discriminator alone from now on; the generator only draws, without dropout.
+
+        Raises:
+            InputError: the halves share their embeddings in full.
+
+        Source: Dong et al. 2023 (Fast-ELECTRA), arXiv 2310.07347.
+        """
+        if self.config.embedding_sharing != "gdes":
+            raise InputError(
+                "a frozen generator has embeddings that do not move, and the discriminator would share them in full; "
+                "give --embedding_sharing gdes"
+            )
+        self.is_generator_frozen = True
+        self.config.generator_weight = 0.0
+        self.generator.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "KcElectraForPreTraining":
+        """Turn dropout on or off; a frozen generator has none."""
+        super().train(mode)
+        if self.is_generator_frozen:
+            self.generator.eval()
+        return self
 
     def forward(
         self,
@@ -126,8 +159,10 @@ class KcElectraForPreTraining(PreTrainedModel):
         num_masked: Tensor | None = None,
         num_tokens: Tensor | None = None,
         row_id: Tensor | None = None,
+        sampling_temperature: Tensor | None = None,
         *,
         generator_only: bool = False,
+        short_length: int | None = None,
     ) -> KcElectraForPreTrainingOutput:
         """Compute both losses of one batch of packed rows.
 
@@ -143,7 +178,11 @@ class KcElectraForPreTraining(PreTrainedModel):
                 `KcElectraTrainer` gives the count over all accumulated batches and processes.
             num_tokens: scalar, divisor of the discriminator's loss; the number of non-padding tokens here if None.
             row_id: (batch,) int64; names a row in a message, not used in the computation.
+            sampling_temperature: scalar, in place of the configuration's; a tensor, because compiled code is made anew
+                for each number.
             generator_only: leave the discriminator's loss out of `loss`; it is computed without gradients.
+            short_length: divides the length; both halves see rows that are cut there. A document across a cut becomes
+                two that do not see each other, whose tokens keep their positions.
 
         Returns:
             The losses, and what their metrics are computed from.
@@ -152,24 +191,30 @@ class KcElectraForPreTraining(PreTrainedModel):
         one draw per masked position (there, duplicate positions average the ids of two draws).
         """
         is_token = document_ids > 0
+        rows = -1, short_length or input_ids.shape[1]
         context = {
-            "attention_mask": self._attention_mask(document_ids),
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
+            "attention_mask": self._attention_mask(document_ids.view(rows)),
+            "token_type_ids": token_type_ids.view(rows),
+            "position_ids": position_ids.view(rows),
         }
+        temperature = self.config.sampling_temperature if sampling_temperature is None else sampling_temperature
         is_used = masked_labels != IGNORED
-        generator_nats, sampled_ids, predictions = self._generate(input_ids, masked_positions, masked_labels, context)
+        generator_nats, sampled_ids, predictions = self._generate(
+            input_ids, masked_positions, masked_labels, context, temperature
+        )
         generator_loss = generator_nats / (is_used.sum() if num_masked is None else num_masked)
         original_ids = torch.where(is_used, masked_labels, input_ids.gather(1, masked_positions))  # (B, K)
         sampled_ids = torch.where(is_used, sampled_ids, original_ids)
         corrupted_ids = input_ids.scatter(1, masked_positions, sampled_ids)  # (B, L)
         is_replaced = corrupted_ids != input_ids.scatter(1, masked_positions, original_ids)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not generator_only):
-            discriminator_logits = self.discriminator(corrupted_ids, **context).logits.float()  # (B, L)
+            discriminator_logits = self.discriminator(corrupted_ids.view(rows), **context).logits.float()
+            discriminator_logits = discriminator_logits.view_as(is_token)  # (B, L)
             discriminator_loss = _mean_binary_cross_entropy(discriminator_logits, is_replaced, is_token, num_tokens)
         loss = self.config.generator_weight * generator_loss
         if generator_only:  # a process group waits for a gradient of each parameter
-            loss = loss + 0.0 * sum(parameter.sum() for parameter in self.discriminator.parameters())
+            waited_for = (each for each in self.discriminator.parameters() if not isinstance(each, DTensor))
+            loss = loss + 0.0 * sum(parameter.sum() for parameter in waited_for)
         else:
             loss = loss + self.config.discriminator_weight * discriminator_loss
         return KcElectraForPreTrainingOutput(
@@ -183,10 +228,16 @@ class KcElectraForPreTraining(PreTrainedModel):
         )
 
     def _generate(
-        self, input_ids: Tensor, masked_positions: Tensor, masked_labels: Tensor, context: dict[str, Any]
+        self,
+        input_ids: Tensor,
+        masked_positions: Tensor,
+        masked_labels: Tensor,
+        context: dict[str, Any],
+        temperature: float | Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Score the vocabulary at the masked positions only; return summed nats, draws and predictions, (B, K)."""
-        hidden = self.generator.electra(input_ids, **context).last_hidden_state  # (B, L, H)
+        hidden = self.generator.electra(input_ids.view_as(context["position_ids"]), **context).last_hidden_state
+        hidden = hidden.view(*input_ids.shape, -1)  # (B, L, H)
         index = masked_positions[:, :, None].expand(-1, -1, hidden.shape[-1])
         projected = self.generator.generator_predictions(hidden.gather(1, index))  # (B, K, E)
         nats, sampled_ids, predictions = self.masked_head(
@@ -194,7 +245,7 @@ class KcElectraForPreTraining(PreTrainedModel):
             self.generator.generator_lm_head.weight,
             self.generator.generator_lm_head.bias,
             masked_labels.flatten(),
-            temperature=self.config.sampling_temperature,
+            temperature=temperature,
             unsampled_token_ids=self.config.unsampled_token_ids,
         )
         return nats, sampled_ids.view_as(masked_labels), predictions.view_as(masked_labels)
@@ -212,8 +263,8 @@ class KcElectraForPreTraining(PreTrainedModel):
                 module.compile(fullgraph=True, dynamic=False, backend=backend)
 
     def get_input_embeddings(self) -> torch.nn.Embedding:
-        """Return the word embedding table that both halves share, (vocab, embedding)."""
-        return self.discriminator.electra.embeddings.word_embeddings
+        """Return the word embedding table that both halves read, (vocab, embedding)."""
+        return self.generator.electra.embeddings.word_embeddings
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
@@ -222,8 +273,13 @@ class KcElectraForPreTraining(PreTrainedModel):
 
         The inherited method leaves the sub-configurations behind, and the exported generator would not load.
         """
-        for half in (self.discriminator, self.generator):
+        words = self.discriminator.electra.embeddings.word_embeddings
+        is_disentangled = isinstance(words, DisentangledEmbedding)
+        for half in (self.generator,) if is_disentangled else (self.discriminator, self.generator):
             half.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if is_disentangled:
+            words.resize()
+            self.discriminator.config.vocab_size = self.generator.config.vocab_size
         self.tie_weights()
         return self.get_input_embeddings()
 

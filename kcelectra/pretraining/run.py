@@ -27,6 +27,7 @@ from kcelectra.manifest import (
     verify_manifest,
     write_atomically,
 )
+from kcelectra.pretraining import xla
 from kcelectra.pretraining.attention import choose_attention
 from kcelectra.pretraining.checkpoints import (
     BYTES_PER_PARAMETER,
@@ -77,10 +78,27 @@ class ModelArguments:
         default=None,
         metadata={"help": "Width of the generator as a share of the discriminator's; by size if not given."},
     )
-    mask_probability: float = field(default=0.15, metadata={"help": "Share of tokens that is masked."})
+    generator_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Depth of the generator; that of the discriminator if not given. DeBERTaV3 (He et al. 2021): half "
+            "of it, with --generator_fraction 1."
+        },
+    )
+    embedding_sharing: str = field(
+        default="full",
+        metadata={
+            "help": "full, as in the paper; gdes, gradient-disentangled as in DeBERTaV3 (He et al. 2021): the "
+            "discriminator reads the generator's embeddings and adds a difference of its own."
+        },
+    )
+    mask_probability: float = field(
+        default=0.15, metadata={"help": "Share of tokens that is masked; 0.25 in ELECTRA-Large (Clark et al. 2020)."}
+    )
     attention_dropout: float = field(
         default=0.1, metadata={"help": "Share of attention weights that is dropped; flex_attention needs 0."}
     )
+    hidden_dropout: float = field(default=0.1, metadata={"help": "Share of hidden units that is dropped."})
     max_position_embeddings: int = field(default=512, metadata={"help": "Rows of a new position table."})
     generator_weight: float = field(default=1.0, metadata={"help": "Weight of the generator's loss."})
     discriminator_weight: float = field(default=50.0, metadata={"help": "Weight of the discriminator's loss."})
@@ -92,7 +110,11 @@ class ModelArguments:
         metadata={"help": "Go on from a released discriminator: directory, OWNER/NAME or OWNER/NAME@REVISION."},
     )
     init_generator: str | None = field(
-        default=None, metadata={"help": "Its generator; new if not given: see --generator_warmup_steps."}
+        default=None,
+        metadata={
+            "help": "Its generator; new if not given: see --generator_warmup_steps. Without a discriminator: that "
+            "of a new one of --size."
+        },
     )
     init_embeddings: str | None = field(
         default=None,
@@ -214,6 +236,7 @@ def prepare_tokenizer(
     run_dir: str | Path,
     *,
     init_discriminator: str | None = None,
+    init_generator: str | None = None,
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer, or train one on the comments into `tokenizer/` of the run, once.
 
@@ -222,6 +245,7 @@ def prepare_tokenizer(
         source: of the run.
         run_dir: of the run.
         init_discriminator: the released model.
+        init_generator: the same, where that is not given.
 
     Raises:
         InputError: `vocab_size` is given and is not that of the loaded tokenizer, or rows were packed with another.
@@ -233,6 +257,8 @@ def prepare_tokenizer(
         tokenizer = source.load_tokenizer()
     elif init_discriminator is not None:
         tokenizer = released_tokenizer(init_discriminator)
+    elif init_generator is not None:
+        tokenizer = released_tokenizer(init_generator, "generator")
     else:
         if not (trained_dir / MANIFEST).exists():
             shutil.rmtree(trained_dir, ignore_errors=True)
@@ -273,6 +299,7 @@ def build_trainer(
         tokenizer, mask_probability=model_arguments.mask_probability, seed=training_arguments.seed
     )
     collator.num_masked(dataset.max_length)
+    _check_options(model_arguments, training_arguments, max_length=dataset.max_length)
     model = build_model(model_arguments, tokenizer)
     _choose_back_end(model, training_arguments)
     num_positions = model.config.discriminator_config.max_position_embeddings
@@ -291,6 +318,18 @@ def build_trainer(
     )
 
 
+def _check_options(model: ModelArguments, training: PretrainingArguments, *, max_length: int) -> None:
+    if training.short_length is not None and (training.short_length < 1 or max_length % training.short_length):
+        raise InputError(
+            f"short_length {training.short_length} does not divide rows of {max_length} tokens; give one that does"
+        )
+    if training.frozen_generator and (model.init_generator is None or training.initial_temperature < 1):
+        raise InputError(
+            f"frozen_generator with --init_generator {model.init_generator} and --initial_temperature "
+            f"{training.initial_temperature}; give a generator that is trained, and a temperature of at least 1"
+        )
+
+
 def _choose_back_end(model: KcElectraForPreTraining, arguments: PretrainingArguments) -> None:
     device_type, config = arguments.device.type, model.config.discriminator_config
     attention = choose_attention(
@@ -301,7 +340,9 @@ def _choose_back_end(model: KcElectraForPreTraining, arguments: PretrainingArgum
     if is_compiled:
         model.compile_parts()
     if arguments.process_index == 0:
-        print(f"attention: {attention}; compiled: {'yes' if is_compiled else 'no'}")  # noqa: T201
+        num_rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+        where = f"{num_rows} rows a step on {arguments.world_size * xla.num_devices()} x {device_type}"
+        print(f"{where}; attention: {attention}; compiled: {'yes' if is_compiled else 'no'}")  # noqa: T201
 
 
 def _build_dataset(
@@ -335,16 +376,18 @@ def _build_dataset(
 
 def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> KcElectraForPreTraining:
     """Return a new model of a published size, or one that goes on from released weights."""
-    if arguments.init_discriminator is None:
-        if arguments.init_generator or arguments.init_embeddings:
-            raise InputError("init_generator and init_embeddings go on from a model; give its --init_discriminator")
+    if arguments.init_discriminator is None and arguments.init_embeddings:
+        raise InputError("init_embeddings chooses between those of a released pair; give its --init_discriminator")
+    if arguments.init_discriminator is None and arguments.init_generator is None:
         return KcElectraForPreTraining(build_config(arguments, tokenizer))
     return load_released(
-        arguments.init_discriminator,
+        arguments.init_discriminator or build_config(arguments, tokenizer).discriminator_config,
         tokenizer,
         generator=arguments.init_generator,
         embeddings=arguments.init_embeddings,
         generator_fraction=arguments.generator_fraction,
+        generator_layers=arguments.generator_layers,
+        embedding_sharing=arguments.embedding_sharing,
         generator_weight=arguments.generator_weight,
         discriminator_weight=arguments.discriminator_weight,
         unsampled_token_ids=_unsampled(arguments, tokenizer),
@@ -359,9 +402,12 @@ def build_config(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) 
         vocab_size=len(tokenizer),
         max_position_embeddings=arguments.max_position_embeddings,
         attention_probs_dropout_prob=arguments.attention_dropout,
+        hidden_dropout_prob=arguments.hidden_dropout,
         generator_weight=arguments.generator_weight,
         discriminator_weight=arguments.discriminator_weight,
         unsampled_token_ids=_unsampled(arguments, tokenizer),
+        generator_layers=arguments.generator_layers,
+        embedding_sharing=arguments.embedding_sharing,
         **({} if fraction is None else {"generator_fraction": fraction}),
     )
 
