@@ -3,13 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo lint test test-slow bench clean
+.PHONY: help setup demo lint test test-slow test-xla bench clean
 
 help:
 	@echo "make setup      install into $(VENV)"
 	@echo "make demo       raw comments in, a pretrained model and a report out, on the embedded sample"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-slow  the long tests"
+	@echo "make test-xla   the TPU path on the CPU, in an environment of its own ($(VENV)-xla, 8 GB)"
 	@echo "make bench      speed beside the peers (needs comments: DATASET='data/*.parquet')"
 
 setup: $(VENV)/.installed
@@ -42,11 +43,22 @@ test: lint
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
+# torch_xla binds to one version of torch, whose build for CUDA is the only one that a package index has
+$(VENV)-xla/.installed: pyproject.toml constraints.txt
+	@echo "== installing into $(VENV)-xla"
+	$(PYTHON) -m venv $(VENV)-xla
+	grep -v '^torch==' constraints.txt | $(VENV)-xla/bin/python -m pip install --quiet --constraint /dev/stdin \
+		--editable ".[xla]" pytest
+	@touch $@
+
+test-xla: $(VENV)-xla/.installed
+	PJRT_DEVICE=CPU $(VENV)-xla/bin/python -m pytest tests/xla
+
 bench: setup
 	$(BIN)/python benchmarks/clean.py --dataset "$(DATASET)"
 	$(BIN)/python benchmarks/corpus.py --dataset "$(DATASET)"
 	$(BIN)/python benchmarks/tokenizer.py --dataset "$(DATASET)"
-	$(BIN)/python benchmarks/pretrain_step.py --dataset "$(DATASET)"
+	$(BIN)/python benchmarks/throughput.py --dataset "$(DATASET)"
 
 clean:
-	rm -rf $(VENV) out .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-xla out .pytest_cache .ruff_cache .mypy_cache

@@ -76,10 +76,11 @@ def main() -> None:
         disable_progress_bar()
     prepare_cpu()
     run_dir = training_args.output_dir
-    with training_args.main_process_first():
+    with training_args.main_process_first(local=False):  # the disk is one, also of several machines
         claim_run_dir(run_dir, given_settings(*arguments, default_preset=SMOKE_PRESET))
         source = open_source(data_args, run_dir, seed=training_args.seed)
-        tokenizer = prepare_tokenizer(data_args, source, run_dir, init_discriminator=model_args.init_discriminator)
+        released = {half: getattr(model_args, half) for half in ("init_discriminator", "init_generator")}
+        tokenizer = prepare_tokenizer(data_args, source, run_dir, **released)
     set_seed(training_args.seed)
     trainer = build_trainer(model_args, data_args, training_args, source=source, tokenizer=tokenizer)
     if probe_args.probe_task is not None:

@@ -231,9 +231,24 @@ def test_bfloat16_trains_in_float32_weights(tokenizer, sample_file, tmp_path):
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
 
 
-def test_precision_is_what_the_processor_computes():
-    has_bfloat16 = torch.cpu._is_avx512_bf16_supported()
-    assert choose_precision(use_cpu=True) == ("bfloat16" if has_bfloat16 else "float32")
+@pytest.mark.parametrize(
+    ("machine", "maker", "has_amx", "expected"),
+    [
+        ("x86_64", "GenuineIntel", True, "bfloat16"),
+        ("x86_64", "GenuineIntel", False, "float32"),  # its AVX512-BF16 alone is slower than float32
+        ("x86_64", "AuthenticAMD", False, "bfloat16"),
+        ("aarch64", "ARM", True, "float32"),
+    ],
+)
+def test_precision_is_what_the_processor_computes_fast(machine, maker, has_amx, expected, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("kcelectra.pretraining.training_arguments.Path.read_text", lambda path: f"vendor_id: {maker}")
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has_amx)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    assert choose_precision(use_cpu=True) == expected
+
+
+def test_an_unknown_precision_is_refused():
     with pytest.raises(InputError, match="auto, float32"):
         PretrainingArguments(output_dir="unused", precision="int8")
 

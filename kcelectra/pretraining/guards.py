@@ -6,8 +6,10 @@ from typing import NamedTuple
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from kcelectra.errors import InputError
+from kcelectra.pretraining import xla
 
 SIGMAS = 6.0  # OLMo-core and Levanter skip a step beyond 6 standard deviations of the last 128
 #: Of the logarithms of loss and gradient norm, so no rise below e ** 0.6 = 1.8 and e ** 3.6 = 37 times is a spike.
@@ -135,8 +137,9 @@ class UpdateGuard:
 def skip_update(optimizer: torch.optim.Optimizer, is_bad: Tensor) -> None:
     """Make the next `optimizer.step()` do nothing if a step is bad: weights, moments and step counts stay as they are.
 
-    PyTorch's fused Adam reads the decision on the device. Any other optimizer, and float16, whose scaler puts its own
-    decision in the same place, needs it on the host: without gradients no optimizer does anything.
+    PyTorch's fused Adam reads the decision on the device; on XLA the step is undone there. Any other optimizer, and
+    float16, whose scaler puts its own decision in the same place, needs it on the host: without gradients no optimizer
+    does anything.
 
     Args:
         optimizer: as it is or as accelerate wrapped it.
@@ -148,6 +151,8 @@ def skip_update(optimizer: torch.optim.Optimizer, is_bad: Tensor) -> None:
     is_fused = isinstance(inner, torch.optim.Adam) and all(group["fused"] for group in inner.param_groups)
     if is_fused and scaler is None and is_bad.device.type in READS_FOUND_INF:
         inner.found_inf = is_bad  # type: ignore[attr-defined]
+    elif is_bad.device.type == "xla":
+        xla.undo_if(is_bad, inner)
     elif is_bad.item():
         inner.zero_grad(set_to_none=True)
 
@@ -159,7 +164,8 @@ def require_finite(model: torch.nn.Module) -> None:
         Rewind: with the names of the tensors.
     """
     names, parameters = zip(*model.named_parameters(), strict=True)
-    is_finite = torch.stack(torch._foreach_norm([parameter.detach() for parameter in parameters])).isfinite()
+    norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in parameters]))
+    is_finite = (norms.full_tensor() if isinstance(norms, DTensor) else norms).isfinite()
     if not is_finite.all():
         poisoned = [name for name, finite in zip(names, is_finite.tolist(), strict=True) if not finite]
         raise Rewind(f"{len(poisoned)} of {len(names)} weights are not finite: {', '.join(poisoned[:3])}")

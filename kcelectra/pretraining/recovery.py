@@ -7,13 +7,15 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
-from safetensors.torch import load_model
+from accelerate.utils import broadcast_object_list, parse_flag_from_env, patch_environment
+from safetensors.torch import load_file, load_model
+from torch.distributed.tensor import DTensor
 from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
@@ -28,6 +30,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from kcelectra.errors import InputError
 from kcelectra.manifest import read_manifest
+from kcelectra.pretraining import xla
 from kcelectra.pretraining.checkpoints import (
     STATE_FILE,
     clear_leftovers,
@@ -41,6 +44,7 @@ from kcelectra.pretraining.packed import PackedRows
 from kcelectra.pretraining.record import RunRecord, code_fingerprint, compare_fingerprints
 from kcelectra.pretraining.row_loader import RowLoader
 from kcelectra.pretraining.saving import CheckpointWriter
+from kcelectra.pretraining.sharding import ASKED_BY, gather, shard_like, shard_model
 from kcelectra.pretraining.signals import EXIT_STATUS, StopSignals
 from kcelectra.pretraining.states import load_states, save_states
 from kcelectra.pretraining.streaming import PackedStream
@@ -84,6 +88,7 @@ class RecoverableTrainer(Trainer):
     After SIGTERM or SIGUSR1 to any process all save the same step and exit with status 143.
 
     Attributes:
+        is_sharded: the processes share weights and moments, as `accelerate launch` was asked for FSDP.
         after_save: called with each checkpoint once it is whole, beside the training.
     """
 
@@ -93,6 +98,7 @@ class RecoverableTrainer(Trainer):
     train_dataset: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.is_sharded = parse_flag_from_env(ASKED_BY)
         super().__init__(*args, **kwargs)
         self.own = self.args if isinstance(self.args, OwnArguments) else OwnArguments()
         self.guard = UpdateGuard(self.own, device=self.args.device)
@@ -170,6 +176,20 @@ class RecoverableTrainer(Trainer):
             verify_checkpoint(wanted)
         return Path(wanted) if wanted else None
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Have an accelerator that leaves it to `shard_model` to shard."""
+        with patch_environment(**{ASKED_BY: "false"}):
+            super().create_accelerator_and_postprocess()
+
+    def _prepare_for_training(self, *args: Any) -> tuple[torch.nn.Module, Any]:
+        if self.is_sharded:
+            shard_model(self.model, device=self.args.device)
+            self.is_distributed_loading_by_transformers = True  # it is not to be wrapped again
+        return super()._prepare_for_training(*args)
+
+    def _defer_fsdp_gradient_reduction(self) -> Any:
+        return nullcontext()  # whole gradients of a step would take the room that is spared
+
     def get_train_dataloader(self) -> Any:
         """Return the batches of this process: in one global order for our data sets, else the stock ones."""
         if not self._reads_rows:
@@ -196,25 +216,32 @@ class RecoverableTrainer(Trainer):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._interval.input_seconds += time.perf_counter() - began
         self._num_batches += len(batches)
-        self._step_loss = torch.zeros((), device=device)
+        self._step_loss: Any = 0.0  # a tensor would be an execution of its own on XLA
         return batches, num_items
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Add up the loss of the optimizer step for the guard."""
         loss = super().training_step(*args, **kwargs)
-        self._step_loss += loss
+        self._step_loss = self._step_loss + loss
         return loss
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """Let the guard see the step before the optimizer takes it."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        loss = self.accelerator.reduce(self._step_loss, reduction="mean")
+        if isinstance(grad_norm, DTensor):
+            grad_norm = grad_norm.full_tensor()
+        loss = self.reduce(self._step_loss, reduction="mean")
         assert self.optimizer is not None
         skip_update(self.optimizer, self.guard.check(loss, grad_norm))
         return grad_norm
 
+    def reduce(self, tensor: torch.Tensor, *, reduction: str = "sum") -> torch.Tensor:
+        """Return a tensor as all processes have it together; accelerate executes a graph of XLA for one alone too."""
+        return self.accelerator.reduce(tensor, reduction=reduction) if self.args.world_size > 1 else tensor
+
     def end_step(self, control: TrainerControl) -> None:
         """Save and stop if any process was told to; go back if the guard has given up. Called after each step."""
+        xla.run_graph()
         if isinstance(self.train_dataset, PackedRows) and self._loader is not None:
             self.state.epoch = self._loader.position_after(self._num_batches) / self.train_dataset.num_rows
         elif self._reads_rows:
@@ -304,6 +331,10 @@ class RecoverableTrainer(Trainer):
         """Begin to write a checkpoint: the weights, what the optimizer knows, where the data is; no pickle."""
         require_finite(self.model)
         self.store_flos()
+        states = {name: owner.state_dict() for name, owner in self._owners().items() if owner is not None}
+        tensors = {"weights": self._weights(), "states": states}
+        if self.is_sharded:
+            tensors = gather(tensors, keep=self.args.should_save)
         if not self.args.should_save:
             return
         stateful = [
@@ -319,14 +350,18 @@ class RecoverableTrainer(Trainer):
             save_states(directory, tensors["states"])
             state.save_to_json(str(directory / STATE_FILE))
 
-        states = {name: owner.state_dict() for name, owner in self._owners().items() if owner is not None}
         self.writer.save(
             self.state.global_step,
-            {"weights": self.model.state_dict(), "states": states},
+            tensors,
             write,
             data=self._loader.state_after(self._num_batches) if self._loader else self._data_state,
             fingerprints=self._fingerprints,
         )
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights by name, those that are tied once."""
+        tied = self.model.all_tied_weights_keys
+        return {name: weight for name, weight in self.model.state_dict().items() if name not in tied}
 
     def _owners(self) -> dict[str, Any]:
         """Return what has a state beside the weights, by its name in a checkpoint."""
@@ -343,7 +378,15 @@ class RecoverableTrainer(Trainer):
         return epochs, 0 if self._reads_rows else num_batches  # to pass over: our rows go on where they stopped
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        load_model(self.model, Path(resume_from_checkpoint, SAFE_WEIGHTS_NAME))
+        path = Path(resume_from_checkpoint, SAFE_WEIGHTS_NAME)
+        parameters = dict(self.model.named_parameters())
+        is_xla = self.args.device.type == "xla"  # of whose weights safetensors cannot see which are tied
+        is_sharded = any(isinstance(each, DTensor) for each in parameters.values())  # it goes back: not at the start
+        if is_xla or is_sharded:
+            weights = {name: shard_like(weight, parameters[name]) for name, weight in load_file(path).items()}
+            self.model.load_state_dict(weights, strict=False)  # without those that are tied
+        else:
+            load_model(self.model, path)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -367,6 +410,14 @@ class RecoverableTrainer(Trainer):
 class _StepEnd(TrainerCallback):
     def __init__(self, trainer: RecoverableTrainer) -> None:
         self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.device.type == "xla":
+            xla.prepare_model(self.trainer.model)
+            xla.run_graph()
+            require_finite(self.trainer.model)  # compiled here, or it would be with the first checkpoint
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

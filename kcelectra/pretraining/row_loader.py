@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from kcelectra.errors import InputError
+from kcelectra.pretraining import xla
 from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
 from kcelectra.pretraining.packed import PackedRows
 from kcelectra.pretraining.prefetching import read_ahead
@@ -75,7 +76,7 @@ class RowLoader:
         if not self.num_workers:
             batches = read_ahead(map(self._pin, batches), self._num_ahead(), timeout=self.timeout)
         for batch in batches:
-            yield {name: values.to(self.device, non_blocking=True) for name, values in batch.items()}
+            yield xla.to_device(batch, self.device)
 
     def state_after(self, num_batches: int) -> dict[str, Any]:
         """Return the state, JSON, after that many batches of this iteration, however many were read ahead."""

@@ -93,6 +93,8 @@ def copy_to_host(state: Any) -> Any:
 
 def _copy(value: Any, copies: dict[int, UntypedStorage]) -> Any:
     if isinstance(value, Tensor):
+        if value.device.type == "xla":  # has no storage to share
+            return value.detach().cpu()
         storage = value.untyped_storage()
         if storage.data_ptr() not in copies:
             copies[storage.data_ptr()] = UntypedStorage(storage.nbytes()).copy_(storage, non_blocking=True)
@@ -112,7 +114,8 @@ def _has_room(state: Any) -> bool:
 
 def _storages(value: Any) -> Iterator[UntypedStorage]:
     if isinstance(value, Tensor):
-        yield value.untyped_storage()
+        if value.device.type != "xla":  # which is written from a copy in any case
+            yield value.untyped_storage()
     elif isinstance(value, (dict, list, tuple)):
         for each in value.values() if isinstance(value, dict) else value:
             yield from _storages(each)

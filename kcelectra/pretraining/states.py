@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kcelectra.errors import InputError
+from kcelectra.pretraining.sharding import shard_like
 
 STATES_FILE = "states.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam: each has the shape of its parameter
@@ -66,7 +67,7 @@ def load_states(checkpoint_dir: str | Path, owners: Mapping[str, Any]) -> None:
         state = _unpack(packed[name], tensors)
         try:
             if isinstance(owner, torch.optim.Optimizer):
-                _check_shapes(state, owner)
+                _fit(state, owner)
             owner.load_state_dict(state)
         except (ValueError, KeyError, RuntimeError) as error:
             raise InputError(
@@ -105,14 +106,17 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return {key: _unpack(each, tensors) for key, each in content}
 
 
-def _check_shapes(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Raise if a moment has not the shape of its parameter, which `load_state_dict` does not look at."""
+def _fit(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Shard moments as their parameters; raise if one has another shape, which `load_state_dict` does not look at."""
     saved = [index for group in state["param_groups"] for index in group["params"]]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, parameter in zip(saved, parameters, strict=False):  # `load_state_dict` compares their number
         for name in MOMENTS:
             moment = state["state"].get(index, {}).get(name)
-            if moment is not None and moment.shape != parameter.shape:
+            if moment is None:
+                continue
+            if moment.shape != parameter.shape:
                 raise ValueError(
                     f"{name} of parameter {index} is of {tuple(moment.shape)}, not {tuple(parameter.shape)}"
                 )
+            state["state"][index][name] = shard_like(moment, parameter)

@@ -11,19 +11,26 @@ from accelerate.utils import set_seed
 from huggingface_hub import CommitInfo
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, SchedulerType
 
 from kcelectra.errors import InputError
+from kcelectra.pretraining import xla
 from kcelectra.pretraining.collator import IGNORED
 from kcelectra.pretraining.continuing import GeneratorWarmup
 from kcelectra.pretraining.flops import training_flops_per_row
 from kcelectra.pretraining.health import HealthCallback
 from kcelectra.pretraining.metrics import COUNTED, PretrainingMetrics, compute_metrics
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
-from kcelectra.pretraining.optimization import leave_out_bias_correction, product_schedule
+from kcelectra.pretraining.optimization import (
+    DECAY_SHARE,
+    falling_temperature,
+    leave_out_bias_correction,
+    product_schedule,
+)
 from kcelectra.pretraining.progress import EpochCallback, OneLineLog, TokensPerSecondProgress
 from kcelectra.pretraining.pushing import Pusher, check_push_arguments
 from kcelectra.pretraining.recovery import Interval, RecoverableTrainer
+from kcelectra.pretraining.sharding import gather
 
 
 class KcElectraTrainer(RecoverableTrainer):
@@ -56,6 +63,8 @@ class KcElectraTrainer(RecoverableTrainer):
                 f"the tokenizer has {num_tokens} tokens, the model {vocab_size}; "
                 "build the configuration with vocab_size=len(tokenizer)"
             )
+        if self.own.frozen_generator:  # before there is an optimizer
+            self.model.freeze_generator()
         self.metrics = PretrainingMetrics(vocab_size, device=self.args.device)
         self.generator_warmup = GeneratorWarmup(self.own.generator_warmup_steps or 0)
         self._micro_step = 0
@@ -76,6 +85,8 @@ class KcElectraTrainer(RecoverableTrainer):
         optimizer = super().create_optimizer(model)
         if is_new and not self.own.adam_bias_correction:
             leave_out_bias_correction(optimizer)
+        if self.args.device.type == "xla":
+            xla.prepare_optimizer(optimizer)
         return optimizer
 
     def create_scheduler(
@@ -83,6 +94,8 @@ class KcElectraTrainer(RecoverableTrainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Return the reference's schedule if it is asked for, else what `lr_scheduler_type` names.
 
+        `warmup_stable_decay` (Hu et al. 2024, MiniCPM) falls as 1 - sqrt (Hägele et al. 2024) in the last steps, of
+        which `lr_scheduler_kwargs` may give `num_decay_steps`.
         Where a generator is warmed up first, the schedule begins again when the discriminator begins to move.
         """
         optimizer = optimizer or self.optimizer
@@ -93,6 +106,10 @@ class KcElectraTrainer(RecoverableTrainer):
                 optimizer, lambda step: product_schedule(step, warmup_steps=warmup_steps, max_steps=num_steps)
             )
             self._created_lr_scheduler = True
+        if self.args.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+            given, decay_steps = self.args.lr_scheduler_kwargs or {}, round(DECAY_SHARE * num_steps)
+            assert isinstance(given, dict)  # the arguments parse what was text
+            self.args.lr_scheduler_kwargs = {"num_decay_steps": decay_steps, "decay_type": "1-sqrt", **given}
         scheduler = super().create_scheduler(num_steps, optimizer)
         if self.generator_warmup.num_steps:
             if num_steps <= 0 or not isinstance(scheduler, LambdaLR):
@@ -109,19 +126,19 @@ class KcElectraTrainer(RecoverableTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], None]:
-        """Collect the batches of an optimizer step, and give each the divisors of both losses over all of them."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if batches:
-            counts = torch.stack(
-                [
-                    sum((batch["masked_labels"] != IGNORED).sum() for batch in batches),
-                    sum((batch["document_ids"] > 0).sum() for batch in batches),
-                ]
-            ).to(device)
-            num_masked, num_tokens = self.accelerator.reduce(counts, reduction="sum")
-            batches = [{**batch, "num_masked": num_masked, "num_tokens": num_tokens} for batch in batches]
+        """Collect the batches of an optimizer step, whose losses are divided by what all of them hold."""
+        self._batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._micro_step = 0
-        return batches, None
+        return self._batches, None
+
+    def _count_step(self) -> dict[str, torch.Tensor]:
+        """Return the divisors of both losses, over all batches of the step."""
+        counts = [
+            sum((batch["masked_labels"] != IGNORED).sum() for batch in self._batches),
+            sum((batch["document_ids"] > 0).sum() for batch in self._batches),
+        ]
+        num_masked, num_tokens = self.reduce(torch.stack(counts).to(self.args.device))
+        return {"num_masked": num_masked, "num_tokens": num_tokens}
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -129,8 +146,10 @@ class KcElectraTrainer(RecoverableTrainer):
         """Seed dropout and Gumbel noise for this step, then do what the stock Trainer does."""
         key = (self.args.seed, self.state.global_step, self._micro_step, self.args.process_index)
         set_seed(_hash_seed(key))
+        if self._micro_step == 0:  # not before, or accelerate would execute it as a graph of its own on a TPU
+            self._divisors = self._count_step()
         self._micro_step += 1
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, {**inputs, **self._divisors}, num_items_in_batch)
         if self.generator_warmup.holds(self.state.global_step):
             self.generator_warmup.drop_gradients(self.accelerator.unwrap_model(model))
         return loss
@@ -143,13 +162,28 @@ class KcElectraTrainer(RecoverableTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Return the loss, a share of the optimizer step's; undo the divisions that assume a mean."""
-        is_warming_up = model.training and self.generator_warmup.holds(self.state.global_step)
-        output = model(**inputs, **({"generator_only": True} if is_warming_up else {}))
+        output = model(**inputs, **(self._options() if model.training else {}))
         loss = output.loss
         if model.training:
             self.metrics.update(output, inputs)
             loss = loss * self.current_gradient_accumulation_steps * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
+
+    def _options(self) -> dict[str, Any]:
+        """Return how the model is to compute a step: a function of its number, so that a resumed run does the same."""
+        step, options = self.state.global_step, dict[str, Any](short_length=self._short_length())
+        if self.generator_warmup.holds(step):
+            options["generator_only"] = True
+        if self.own.frozen_generator:
+            initial = self.own.initial_temperature
+            temperature = falling_temperature(step, max_steps=self.state.max_steps, initial=initial)
+            options["sampling_temperature"] = torch.tensor(temperature).to(self.args.device, non_blocking=True)
+        return options
+
+    def _short_length(self) -> int | None:
+        share = self.own.short_length_steps
+        num_steps = math.ceil(share * self.state.max_steps) if share < 1 else share
+        return self.own.short_length if self.state.global_step < num_steps else None
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         if self.generator_warmup.num_steps == self.state.global_step > 0:
@@ -163,7 +197,7 @@ class KcElectraTrainer(RecoverableTrainer):
         super().log(logs, start_time)
 
     def _interval_metrics(self) -> dict[str, float]:
-        sums = [self.accelerator.reduce(tensor, reduction="sum") for tensor in self.metrics.tensors()]
+        sums = [self.reduce(tensor).cpu() for tensor in self.metrics.tensors()]
         metrics, seconds = compute_metrics(*sums), self._interval.elapsed()
         num_tokens, flos = int(sums[1][COUNTED.index("tokens")]), self.state.total_flos - self._interval.flos
         metrics |= {
@@ -178,6 +212,7 @@ class KcElectraTrainer(RecoverableTrainer):
             weights = config.generator_weight, config.discriminator_weight
             metrics["loss"] = weights[0] * metrics["generator_loss"] + weights[1] * metrics["discriminator_loss"]
         self.metrics.reset()
+        xla.run_graph()  # or the next step would be of another graph
         self._interval = Interval(flos=self.state.total_flos)
         return metrics
 
@@ -188,7 +223,7 @@ class KcElectraTrainer(RecoverableTrainer):
     def _gather_metrics(self) -> None:
         """Let the main process, which saves, have the sums of all."""
         if self.args.world_size > 1:
-            sums = [self.accelerator.reduce(tensor, reduction="sum") for tensor in self.metrics.tensors()]
+            sums = [self.reduce(tensor) for tensor in self.metrics.tensors()]
             for tensor, total in zip(self.metrics.tensors(), sums, strict=True):
                 tensor.copy_(total if self.is_world_process_zero() else torch.zeros_like(total))
 
@@ -209,13 +244,21 @@ class KcElectraTrainer(RecoverableTrainer):
     def push_to_hub(  # type: ignore[override]
         self, commit_message: str | None = None, revision: str | None = None
     ) -> CommitInfo | None:
-        """Push the model as it is now, and wait for it; `revision` is a tag. See `Pusher.push`."""
+        """Push the model as it is now, and wait for it; `revision` is a tag. See `Pusher.push`.
+
+        Every process of a sharded run must ask.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        if self.is_sharded:
+            weights = gather(self._weights(), keep=self.is_world_process_zero())
         if not self.is_world_process_zero():
             return None
         if self.pusher is None:  # without `push_to_hub` in the arguments
             self.init_hf_repo()
         assert self.pusher is not None and self.processing_class is not None
-        model = self.accelerator.unwrap_model(self.model)
+        if self.is_sharded:
+            model = KcElectraForPreTraining(model.config)
+            model.load_state_dict(weights, strict=False)  # without those that are tied
         return self.pusher.push_model(
             model, self.processing_class, step=self.state.global_step, message=commit_message, tag=revision
         )
@@ -234,7 +277,13 @@ class KcElectraTrainer(RecoverableTrainer):
         """Return the operations of a batch by the formula of `training_flops_per_row`."""
         num_rows, max_length = inputs["input_ids"].shape
         num_masked = inputs["masked_positions"].shape[1]
-        return num_rows * training_flops_per_row(self.model.config, max_length=max_length, num_masked=num_masked)
+        return num_rows * training_flops_per_row(
+            self.model.config,
+            max_length=max_length,
+            num_masked=num_masked,
+            num_seen=self._short_length(),
+            is_generator_frozen=self.own.frozen_generator,
+        )
 
 
 def _hash_seed(key: tuple[int, ...]) -> int:

@@ -4,17 +4,22 @@ import os
 import platform
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
-from transformers.utils import is_torch_xla_available
+from transformers.training_args import OptimizerNames
+from transformers.utils import is_torch_tpu_available
 
 from kcelectra.errors import InputError
+from kcelectra.pretraining import xla
 from kcelectra.pretraining.attention import BACK_ENDS
 from kcelectra.pretraining.guards import GuardArguments
 from kcelectra.pretraining.pushing import check_push_arguments
 from kcelectra.pretraining.record import FINGERPRINTS
 
+#: Where a launcher says how many processes it has started: torchrun, Slurm, Open MPI, MPICH.
+WORLD_SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -53,6 +58,26 @@ class OwnArguments(GuardArguments):
             "given, a tenth of all where there are both, else 0."
         },
     )
+    frozen_generator: bool = field(
+        default=False,
+        metadata={
+            "help": "Fast-ELECTRA (Dong et al. 2023): leave the --init_generator as it is; needs --embedding_sharing "
+            "gdes."
+        },
+    )
+    initial_temperature: float = field(
+        default=2.0, metadata={"help": "At which a frozen generator draws at the start; it falls to 1 over the run."}
+    )
+    short_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Cut rows into shorter ones of so many tokens in the first steps (Devlin et al. 2019, A.2: 128 of "
+            "512)."
+        },
+    )
+    short_length_steps: float = field(
+        default=0.9, metadata={"help": "First steps that see short rows; a share of all steps if below 1."}
+    )
     input_timeout: int = field(default=3600, metadata={"help": "Seconds to wait for a batch before the run stops."})
     allow_changed: list[str] = field(
         default_factory=list,
@@ -85,14 +110,43 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
         # without this the parent refuses bfloat16 on a machine that has only a CPU
-        self.use_cpu = self.use_cpu or not (torch.accelerator.is_available() or is_torch_xla_available())
+        self.use_cpu = self.use_cpu or not (torch.accelerator.is_available() or xla.IS_THERE)
         if not self.bf16 and not self.fp16:
             precision = choose_precision(use_cpu=self.use_cpu) if self.precision == "auto" else self.precision
             self.bf16, self.fp16 = precision == "bfloat16", precision == "float16"
+        if self.optim == OptimizerNames.ADAMW_TORCH_FUSED and (xla.IS_THERE or is_torch_tpu_available()):
+            self.optim = OptimizerNames.ADAMW_TORCH  # the fused kernel is there for CPU and CUDA alone
+        xla.use_all_devices()
+        self._check_launch(is_alone="MASTER_ADDR" not in os.environ)  # without it no process finds another
         super().__post_init__()
+        self._check_launch(is_alone=self.world_size == 1)
         if self.total_train_batch_size is not None:
             self.gradient_accumulation_steps = self._accumulation(self.total_train_batch_size)
         check_push_arguments(self)
+
+    @property
+    def train_batch_size(self) -> int:
+        """Return the rows of a batch of this process, which may drive several XLA devices."""
+        return super().train_batch_size * xla.num_devices()
+
+    def _check_launch(self, *, is_alone: bool) -> None:
+        """Raise if this process was started as one of several, which would all write one run, and is alone."""
+        started = {name: int(os.environ.get(name, 1)) for name in WORLD_SIZES}
+        told = [f"{name} is {size}" for name, size in started.items() if size > 1]
+        if "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+            told.append("accelerate launch was asked for several processes")  # and started one, as with --cpu
+        if told and is_alone:
+            raise InputError(
+                f"{told[0]}, but this process knows of no other and would train alone; start with `accelerate launch "
+                "--config_file recipes/accelerate/multi_gpu.yaml --num_processes N recipes/pretrain.py`, on CPUs with "
+                "multi_cpu.yaml, on several machines with multi_node.yaml once on each; or for one process with "
+                "cpu.yaml, gpu.yaml, tpu.yaml or xla.yaml, without --num_processes"
+            )
+        if self.fsdp:
+            raise InputError(
+                "fsdp is given; leave it out, and start with `accelerate launch --config_file "
+                "recipes/accelerate/fsdp.yaml recipes/pretrain.py`"
+            )
 
     def _accumulation(self, total: int) -> int:
         rows = self.train_batch_size * self.world_size
@@ -113,7 +167,19 @@ def choose_precision(*, use_cpu: bool = False) -> str:
     """Return the fastest of float32, bfloat16 and float16 that the device computes in hardware."""
     if torch.cuda.is_available() and not use_cpu:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    if os.environ.get("PJRT_DEVICE") == "TPU":
+    if xla.is_tpu() or (is_torch_tpu_available() and not use_cpu):
         return "bfloat16"
-    is_x86 = platform.machine() in ("x86_64", "AMD64")
-    return "bfloat16" if is_x86 and torch.cpu._is_avx512_bf16_supported() else "float32"
+    return "bfloat16" if _is_bfloat16_fast_on_cpu() else "float32"
+
+
+def _is_bfloat16_fast_on_cpu() -> bool:
+    """Say whether products of bfloat16 are faster than those of float32, which an instruction for them does not say.
+
+    AMX multiplies 8 times as fast as float32, AVX512-BF16 of AMD twice (assumption: by their manuals), that of Intel
+    not (measured, Xeon of 2023 without AMX: bfloat16 trains 0.7 times as fast; products 0.5 to 0.7 times).
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    cpus = Path("/proc/cpuinfo")
+    is_amd = cpus.exists() and "AuthenticAMD" in cpus.read_text()
+    return torch.cpu._is_amx_tile_supported() or (is_amd and torch.cpu._is_avx512_bf16_supported())

@@ -1,0 +1,61 @@
+"""Weights and moments spread over the processes of a run, and whole again in its checkpoints."""
+
+import warnings
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.models.electra.modeling_electra import ElectraLayer
+
+ASKED_BY = "ACCELERATE_USE_FSDP"  # what `accelerate launch` sets where its configuration says FSDP
+
+
+def shard_model(model: nn.Module, *, device: torch.device) -> None:
+    """Spread the weights of a model over all processes, in place; those of the first are taken.
+
+    Each layer is a unit, which is put together when it is computed. What is left is one more, and stays together from
+    forward to backward: it holds the tables that both halves use, which no second unit may see. That is why accelerate
+    cannot do it, which makes a unit of the input embedding; nor does it shard anything on a CPU.
+
+    Args:
+        model: nothing happens if it is sharded already.
+        device: of the model.
+    """
+    if isinstance(model, FSDPModule):
+        return
+    for parameter in model.parameters():
+        dist.broadcast(parameter.detach(), src=0)
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for unit in [*(module for module in model.modules() if isinstance(module, ElectraLayer)), model]:
+        fully_shard(unit, mesh=mesh)
+    # of operations in place on what the model returns: there are none
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+
+
+def gather(state: Any, *, keep: bool) -> Any:
+    """Return a state with its sharded tensors whole, in the host's memory; every process must ask.
+
+    Args:
+        state: tensors in dictionaries, lists and tuples, beside other values.
+        keep: whether this process wants them; if not, it gets None in their place.
+    """
+    if isinstance(state, DTensor):
+        whole = state.full_tensor()
+        return whole.cpu() if keep else None
+    if isinstance(state, dict):
+        return {key: gather(each, keep=keep) for key, each in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(gather(each, keep=keep) for each in state)
+    return state
+
+
+def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Return what this process has of a tensor if its parameter is sharded, else the tensor."""
+    if not isinstance(parameter, DTensor):
+        return tensor
+    tensor = tensor.to(parameter.device)
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
