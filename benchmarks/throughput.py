@@ -7,7 +7,8 @@ row, padded to the longest or, as `pad_to_max_length` has it, to the length; log
 position; nothing compiled. Same comments, architecture, tied embeddings, dropout, autocast, clipping and optimizer.
 Tokens are counted without padding. Every line is a process of its own, so that its memory is its own; a CPU is set up
 as the recipe sets it up, for both sides. Model FLOPs by `training_flops_per_row`: once with dense attention, the usual
-convention, once with what a token sees, its document.
+convention, once with what a token sees, its document. Memory is what the training adds to a process, beside what
+`recipes/plan.py` would say of it.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from kcelectra.pretraining.attention import choose_attention
 from kcelectra.pretraining.configuration import SIZES
 from kcelectra.pretraining.flops import training_flops_per_row
 from kcelectra.pretraining.packing import Packer, frame_document
+from kcelectra.pretraining.planning import estimate_memory
 from kcelectra.pretraining.run import prepare_cpu
 from kcelectra.pretraining.training_arguments import choose_precision
 from kcelectra.tokenization import load_tokenizer, train_tokenizer
@@ -171,6 +173,7 @@ def measure(cell: Cell, tokenizer: PreTrainedTokenizerBase, rows: list[Any]) -> 
         build, collator = build_ours, OurCollator(tokenizer)
     else:
         build, collator = build_peer, PeerCollator(tokenizer, padding=cell.padding, length=cell.length)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     loss, parameters = build(build_config(cell, len(tokenizer)), cell)
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, eps=1e-6, weight_decay=0.01, fused=True)
     is_cuda, is_bfloat16 = cell.device == "cuda", choose_dtype(cell.device) == torch.bfloat16
@@ -202,7 +205,9 @@ def measure(cell: Cell, tokenizer: PreTrainedTokenizerBase, rows: list[Any]) -> 
         num_tokens += num
     last = value.item()
     seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated() if is_cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    if is_cuda:
+        peak = torch.cuda.max_memory_allocated()
     if cell.profiled:
         with profile() as profiler:
             step()[0].item()
@@ -279,14 +284,6 @@ def make_cell(arguments: argparse.Namespace, size: str, length: int, padding: st
     )
 
 
-def flops_per_row(config: KcElectraConfig, framed: list[list[int]], length: int) -> tuple[int, int]:
-    """Return the operations of a row with dense attention, and with attention within documents."""
-    num_masked = int((0.15 + 0.005) * length)
-    num_seen = round(sum(len(ids) ** 2 for ids in framed) / sum(map(len, framed)))
-    dense = training_flops_per_row(config, max_length=length, num_masked=num_masked)
-    return dense, training_flops_per_row(config, max_length=length, num_masked=num_masked, num_seen=num_seen)
-
-
 def main() -> None:
     """Print a line for each side of each cell."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -344,9 +341,19 @@ def describe(cell: Cell, speed: Speed) -> str:
 
 
 def describe_utilisation(cell: Cell, speed: Speed, framed: list[list[int]], vocab_size: int, peak: float) -> str:
-    """Return the shares of the peak that the operations of both counts are."""
-    dense, seen = flops_per_row(build_config(cell, vocab_size), framed, cell.length)
-    return f"MFU {dense * speed.rows / peak:.1%}, {seen * speed.rows / peak:.1%} with attention within documents"
+    """Return the shares of the peak that the operations of both counts are, and the memory that was to be expected."""
+    config, num_masked = build_config(cell, vocab_size), int((0.15 + 0.005) * cell.length)
+    shape = {"max_length": cell.length, "num_masked": num_masked}
+    num_seen = round(sum(len(ids) ** 2 for ids in framed) / sum(map(len, framed)))
+    dense, seen = (training_flops_per_row(config, **shape, num_seen=number) for number in (None, num_seen))
+    precision = str(choose_dtype(cell.device)).removeprefix("torch.")
+    planned = estimate_memory(
+        config, num_rows=cell.num_rows, **shape, precision=precision, fuses_attention=cell.device == "cuda"
+    )
+    return (
+        f"MFU {dense * speed.rows / peak:.1%}, {seen * speed.rows / peak:.1%} with attention within documents; "
+        f"planned {sum(planned.values()) / 2**30:.1f} GiB"
+    )
 
 
 if __name__ == "__main__":

@@ -309,7 +309,7 @@ def test_every_python_block_of_the_readme_runs_after_the_demo(first_run, tmp_pat
         (["--max_length", "32"], "max_length is 32, the rows of .* have 64 tokens; leave out --max_length"),
         (["--vocab_size", "99"], "the tokenizer has [0-9]+ tokens, vocab_size is 99; leave out --vocab_size"),
         (["--tokenizer", "OTHER"], "was packed with another tokenizer, of [0-9]+ tokens; leave out --tokenizer"),
-        (["--init_generator", "x"], "go on from a model; give its --init_discriminator"),
+        (["--init_embeddings", "generator"], "those of a released pair; give its --init_discriminator"),
         (["--allow_changed", "dada"], "allow_changed names 'dada'; use any of data, tokenizer, config, code"),
         (["--total_train_batch_size", "6"], "total_train_batch_size 6 is no multiple of 4"),
         (["--attention", "flash"], "attention is 'flash'; use auto or one of eager, sdpa, flex_attention"),
