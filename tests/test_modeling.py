@@ -395,6 +395,17 @@ def test_unsampled_tokens_are_never_drawn():
     assert set(draws.unique().tolist()) == {1, 2, 4, 5}
 
 
+def test_scores_that_are_no_numbers_still_draw_a_token():
+    """The guard skips the step; an id beyond the vocabulary would end the run before."""
+    draws = sample_replacements(torch.full((1, 8, 6), math.nan))
+    assert ((draws >= 0) & (draws < 6)).all()
+
+
+def test_the_lowest_number_draws_no_unsampled_token_either(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *shape, **options: torch.zeros(shape))  # one draw in 16 million
+    assert sample_replacements(torch.zeros(1, 3, 6), unsampled_token_ids=[0, 1]).tolist() == [[2, 2, 2]]
+
+
 def test_sampling_refuses_a_temperature_that_is_not_positive():
     with pytest.raises(ValueError, match="above 0"):
         sample_replacements(torch.zeros(1, 1, 5), temperature=0.0)

@@ -145,7 +145,7 @@ def test_losses_are_those_of_pytorch_on_the_cpu(packed_dir, tmp_path):
 def test_bfloat16_keeps_float32_weights_where_accelerate_asks_for_16_bits(packed_dir, tmp_path, monkeypatch):
     """And recomputed activations, and what accelerate executes before each step, cost no execution more."""
     monkeypatch.setenv("XLA_USE_BF16", "1")  # as `accelerate launch` does
-    arguments = {"max_steps": 3 * LOGGING_STEPS, "precision": "bfloat16", "gradient_checkpointing": True}
+    arguments = {"max_steps": 3 * LOGGING_STEPS, "precision": "bfloat16", "activation_checkpointing": True}
     run = train(packed_dir, tmp_path / "run", pretend_tpu=True, arguments=arguments)
     assert run["dtypes"] == ["torch.float32"] and not run["is_rounded"]
     assert_one_graph_a_step(run["steps"])
