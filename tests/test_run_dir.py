@@ -1,8 +1,11 @@
 """A run's directory is one run's, and its tokenizer is trained once."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import yaml
 
 from kcelectra.arguments import given_settings, parse_args
 from kcelectra.corpus.comments import CommentReader
+from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, verify_manifest, write_manifest
 from kcelectra.pretraining.checkpoints import write_checkpoint
@@ -269,3 +273,13 @@ def test_a_built_corpus_is_not_cleaned_again(tmp_path):
         "rules": "v2021",
         "min_chars": 5,
     }
+
+
+@pytest.mark.parametrize(("launcher", "num_threads"), [({}, 1), ({"ACCELERATE_MIXED_PRECISION": "no"}, num_cores())])
+def test_the_one_thread_of_the_launcher_becomes_all_and_that_of_the_user_stays(launcher, num_threads):
+    code = "import torch; from kcelectra.pretraining.run import prepare_cpu; prepare_cpu()"
+    code += "; print(torch.get_num_threads())"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **launcher}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert int(done.stdout) == num_threads

@@ -168,14 +168,14 @@ class DataArguments:
 def prepare_cpu() -> None:
     """Give PyTorch every core of a machine that has no accelerator, and let it keep the memory it frees.
 
-    `accelerate launch` sets OMP_NUM_THREADS to 1 where nothing says otherwise, which halves the speed of two cores. A
-    number that `--num_cpu_threads_per_process` or the environment gives is kept, unless it is 1. And glibc gives the
-    memory of each large tensor back to the system and asks for zeroed pages a moment later (measured: a sixth of a
-    step of the small size, two fifths of one of the base size with rows of 512).
+    `accelerate launch` sets OMP_NUM_THREADS to 1 where nothing says otherwise, which halves the speed of two cores.
+    Another number is kept, and 1 where there is no launcher. And glibc gives the memory of each large tensor back to
+    the system and asks for zeroed pages a moment later (measured: a sixth of a step of the small size, two fifths of
+    one of the base size with rows of 512).
     """
     if torch.accelerator.is_available():
         return
-    if os.environ.get("OMP_NUM_THREADS") == "1":
+    if os.environ.get("OMP_NUM_THREADS") == "1" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         torch.set_num_threads(max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

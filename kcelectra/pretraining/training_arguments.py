@@ -116,6 +116,8 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
             self.bf16, self.fp16 = precision == "bfloat16", precision == "float16"
         if self.optim == OptimizerNames.ADAMW_TORCH_FUSED and (xla.IS_THERE or is_torch_tpu_available()):
             self.optim = OptimizerNames.ADAMW_TORCH  # the fused kernel is there for CPU and CUDA alone
+        if self.compile and xla.IS_THERE:
+            raise InputError("compile is given, and XLA compiles each step as a whole; leave out --compile")
         xla.use_all_devices()
         self._check_launch(is_alone="MASTER_ADDR" not in os.environ)  # without it no process finds another
         super().__post_init__()

@@ -13,9 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from kcelectra.corpus.comments import CommentReader
+from kcelectra.errors import InputError
 from kcelectra.pretraining import xla
 from kcelectra.pretraining.guards import skip_update
 from kcelectra.pretraining.packed_corpus import pack_corpus
+from kcelectra.pretraining.training_arguments import PretrainingArguments
 
 pytestmark = pytest.mark.skipif(
     not xla.IS_THERE, reason="torch_xla needs a torch of its own; `make test-xla` installs both"
@@ -170,6 +172,11 @@ def test_a_bad_step_leaves_weights_moments_and_counts_as_they_are():
     torch.testing.assert_close(ours.detach().cpu(), theirs.detach(), rtol=1e-5, atol=1e-6)
     for name, value in optimizers[1].state[theirs].items():
         torch.testing.assert_close(optimizers[0].state[ours][name].cpu(), value, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_that_are_to_be_compiled_apart_are_refused(tmp_path):
+    with pytest.raises(InputError, match="leave out --compile"):
+        PretrainingArguments(output_dir=str(tmp_path), compile=True)
 
 
 def test_one_of_several_processes_is_refused(packed_dir, tmp_path, monkeypatch):
