@@ -15,14 +15,15 @@ def widths(config):
     return (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.intermediate_size)
 
 
-def test_sizes_are_those_of_the_paper_and_one_of_ours():
-    assert list(SIZES) == ["tiny", "small", "base", "large"]
+def test_sizes_are_those_of_the_paper_and_two_for_a_cpu():
+    assert list(SIZES) == ["tiny", "mini", "small", "base", "large"]
 
 
 @pytest.mark.parametrize(
     ("size", "embedding_size", "discriminator", "generator"),
     [
         ("tiny", 128, (4, 128, 2, 512), (4, 64, 1, 256)),
+        ("mini", 128, (4, 256, 4, 1024), (4, 64, 1, 256)),
         ("small", 128, (12, 256, 4, 1024), (12, 64, 1, 256)),
         ("base", 768, (12, 768, 12, 3072), (12, 256, 4, 1024)),
         ("large", 1024, (24, 1024, 16, 4096), (24, 256, 4, 1024)),
@@ -89,7 +90,7 @@ def test_overrides_reach_the_joint_configuration():
 
 
 def test_unknown_size_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown size 'huge'; use one of tiny, small, base, large"):
+    with pytest.raises(ValueError, match="unknown size 'huge'; use one of tiny, mini, small, base, large"):
         KcElectraConfig.from_size("huge", vocab_size=VOCAB_SIZE)
 
 

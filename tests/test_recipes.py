@@ -194,7 +194,7 @@ def write(path: Path, text: str) -> str:
         (["--mask_probability", "0.001"], "less than one token: give a larger --mask_probability"),
         (["--max_stepz", "5"], "unknown argument '--max_stepz'; did you mean 'max_steps'?"),
         (["--rules", "v2023"], "unknown rule set 'v2023'; use one of v2022, v2021, corpus, none"),
-        (["--size", "huge"], "unknown size 'huge'; use one of tiny, small, base, large"),
+        (["--size", "huge"], "unknown size 'huge'; use one of tiny, mini, small, base, large"),
         (["--max_steps", "-1"], "say how long to train with --max_steps"),
         (["--dataloader_num_workers", "2"], "dataloader_num_workers is 2; leave it out"),
         (["--save_steps", "1", "--save_total_limit", "99999999", "--max_steps", "99999999"], "MB are free; make room"),

@@ -93,7 +93,7 @@ class KcElectraConfig(PreTrainedConfig):
         """Build the configuration of a published size.
 
         Args:
-            size: a key of `SIZES`: tiny, small, base or large.
+            size: a key of `SIZES`: tiny, mini, small, base or large.
             vocab_size: number of tokens.
             **overrides: `generator_fraction` (0 to 1, width of the generator), `generator_layers` (as deep as the
                 discriminator if None), any field of this class, or any field of `ElectraConfig`, which is then set in
