@@ -335,7 +335,7 @@ def test_one_poisoned_weight_is_found_and_named(value):
 # a real run
 
 
-@pytest.mark.parametrize("rate", [5e-4, 2e-3])
+@pytest.mark.parametrize("rate", [pytest.param(5e-4, marks=pytest.mark.slow), 2e-3])
 def test_a_healthy_run_is_not_disturbed_and_a_spike_in_it_is_found(tokenizer, sample_file, tmp_path, rate):
     arguments = {"max_steps": 60, "learning_rate": rate, "logging_steps": 20, "guard_window": WINDOW}
     trainer, steps = make_trainer(tokenizer, sample_file, tmp_path, **arguments), []

@@ -109,7 +109,7 @@ def test_two_hundred_poisoned_steps(packed_dir, tokenizer, tmp_path, capsys):
         print(f"\n{injected} poisoned steps, {injected} skipped, no other; no poisoned checkpoint")  # noqa: T201
 
 
-@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("value", ["nan", pytest.param("inf", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("step", [9, 12])
 def test_poisoned_weights_send_the_run_back_and_it_ends_as_an_undisturbed_one(
     packed_dir, tokenizer, tmp_path, value, step
