@@ -25,13 +25,10 @@ from kcelectra.pretraining.flops import training_flops_per_row
 from kcelectra.pretraining.packed import PackedRows, is_packed
 from kcelectra.pretraining.planning import DEVICES, Device, count_parameters, estimate_memory
 from kcelectra.pretraining.run import (
-    DEFAULT_MAX_LENGTH,
-    DEFAULT_VOCAB_SIZE,
-    DataArguments,
-    ModelArguments,
     build_config,
     build_model,
 )
+from kcelectra.pretraining.run_arguments import DEFAULT_MAX_LENGTH, DEFAULT_VOCAB_SIZE, DataArguments, ModelArguments
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.tokenization import load_tokenizer
 from kcelectra.tokenization.loading import as_bert_tokenizer
@@ -64,6 +61,9 @@ class PlanArguments:
             raise InputError(
                 f"num_devices is {self.num_devices} and mfu {self.mfu}; give at least one, and a share such as 0.3"
             )
+        for name, size in (("num_tokens", self.num_tokens), ("corpus_gb", self.corpus_gb)):
+            if size is not None and not size > 0:
+                raise InputError(f"{name} is {size}; give the size of the corpus, such as 1e9 tokens or 45 GB")
 
 
 def main() -> None:

@@ -34,8 +34,6 @@ from kcelectra.pretraining.checkpoints import STATE_FILE, find_last_checkpoint, 
 from kcelectra.pretraining.export import export_checkpoint
 from kcelectra.pretraining.health import check_health
 from kcelectra.pretraining.run import (
-    DataArguments,
-    ModelArguments,
     build_trainer,
     claim_run_dir,
     describe_run,
@@ -43,6 +41,7 @@ from kcelectra.pretraining.run import (
     prepare_cpu,
     prepare_tokenizer,
 )
+from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.trainer import KcElectraTrainer
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.release.report import REPORT_PAGE, check_learning, loading_snippet, write_report

@@ -91,7 +91,7 @@ def prepare(arguments: PublishArguments, staging_dir: Path) -> Release:
 
 def default_arguments() -> dict[str, Any]:
     """Return what `pretrain.py` takes where nothing is given."""
-    from kcelectra.pretraining.run import DataArguments, ModelArguments  # torch, which a corpus does without
+    from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments  # torch, which a corpus does without
     from kcelectra.pretraining.training_arguments import PretrainingArguments
 
     known = (*fields(ModelArguments), *fields(DataArguments), *fields(PretrainingArguments))

@@ -10,7 +10,7 @@ import yaml
 from kcelectra.arguments import given_settings, parse_args, read_preset, run_recipe
 from kcelectra.errors import InputError
 from kcelectra.pretraining.configuration import SIZES
-from kcelectra.pretraining.run import DataArguments, ModelArguments
+from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 
 RECIPES_DIR = Path(__file__).parents[1] / "recipes"

@@ -17,7 +17,7 @@ from kcelectra.corpus.build import CorpusArguments, plan_corpus
 from kcelectra.corpus.cleaning import RULE_SETS, get_rules
 from kcelectra.corpus.shards import STEPS, count_tasks
 from kcelectra.manifest import read_manifest, write_manifest
-from kcelectra.pretraining.run import DataArguments
+from kcelectra.pretraining.run_arguments import DataArguments
 from kcelectra.release import corpus_card
 from kcelectra.release.corpus_card import write_corpus_card
 

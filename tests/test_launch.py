@@ -18,7 +18,7 @@ from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from kcelectra.arguments import parse_args
 from kcelectra.errors import InputError
 from kcelectra.pretraining.record import read_record
-from kcelectra.pretraining.run import DataArguments, ModelArguments
+from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 
 ROOT = Path(__file__).parents[1]

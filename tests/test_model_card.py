@@ -29,7 +29,7 @@ from kcelectra.finetuning.runner import FinetuningArguments, hash_weights, load_
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.manifest import read_manifest, write_manifest
 from kcelectra.pretraining.export import export_model
-from kcelectra.pretraining.run import DataArguments, ModelArguments
+from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.release import model_card
 from kcelectra.release.card_scores import draw_scores, read_model_scores

@@ -16,7 +16,7 @@ from kcelectra.errors import InputError
 from kcelectra.pretraining.flops import training_flops_per_row
 from kcelectra.pretraining.packed_corpus import pack_corpus
 from kcelectra.pretraining.planning import DEVICES, count_parameters, estimate_memory
-from kcelectra.pretraining.run import DataArguments, ModelArguments
+from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 
 ROOT = Path(__file__).parents[1]
@@ -236,6 +236,10 @@ def test_what_cannot_be_planned_is_named(plan):
         plan(*SHORT)
     with pytest.raises(InputError, match="no file matches"):
         plan(SMALL)
+    with pytest.raises(InputError, match="num_tokens is -5.0; give the size of the corpus"):
+        plan(SMALL, "--num_tokens", "-5")
+    with pytest.raises(InputError, match="corpus_gb is 0.0; give the size of the corpus"):
+        plan(SMALL, "--corpus_gb", "0")
     with pytest.raises(InputError, match="device is 'h300'; use one of h100, "):
         plan(*SHORT, "--device", "h300")
     for words in (("--mfu", "30"), ("--mfu", "0"), ("--num_devices", "0")):

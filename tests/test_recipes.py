@@ -18,7 +18,7 @@ from kcelectra.arguments import parse_args
 from kcelectra.errors import InputError
 from kcelectra.manifest import verify_manifest
 from kcelectra.pretraining.record import read_record
-from kcelectra.pretraining.run import DataArguments, ModelArguments
+from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.tokenization import SPECIAL_TOKENS
 
@@ -196,6 +196,14 @@ def write(path: Path, text: str) -> str:
         (["--rules", "v2023"], "unknown rule set 'v2023'; use one of v2022, v2021, corpus, none"),
         (["--size", "huge"], "unknown size 'huge'; use one of tiny, mini, small, base, large"),
         (["--max_steps", "-1"], "say how long to train with --max_steps"),
+        (["--hidden_dropout", "2"], "hidden_dropout is 2.0; give a share of at least 0 and below 1"),
+        (["--attention_dropout", "-1"], "attention_dropout is -1.0; give a share of at least 0 and below 1"),
+        (["--short_length_steps", "-1"], "short_length_steps is -1.0; give steps, or a share of them as 0.9"),
+        (["--lr_scheduler_kwargs", "{a: 5}"], "lr_scheduler_kwargs is '{a: 5}'; give JSON such as '{\"num_decay"),
+        (
+            ["--lr_scheduler_type", "warmup_stable_decay", "--lr_scheduler_kwargs", '{"decay": 5}'],
+            "warmup_stable_decay does not take lr_scheduler_kwargs .*'decay': 5.*unexpected keyword argument 'decay'",
+        ),
         (["--dataloader_num_workers", "2"], "dataloader_num_workers is 2; leave it out"),
         (["--save_steps", "1", "--save_total_limit", "99999999", "--max_steps", "99999999"], "MB are free; make room"),
     ],

@@ -20,12 +20,11 @@ from kcelectra.pretraining.checkpoints import write_checkpoint
 from kcelectra.pretraining.run import (
     SETTINGS_FILE,
     TOKENIZER_DIR,
-    DataArguments,
-    ModelArguments,
     claim_run_dir,
     open_source,
     prepare_tokenizer,
 )
+from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.tokenization import load_tokenizer, save_tokenizer, train_tokenizer
 

@@ -6,7 +6,6 @@ import os
 import platform
 import shlex
 import shutil
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import HubStrategy
 
-from kcelectra.corpus.cleaning import RULE_SETS
-from kcelectra.corpus.comments import CommentReader, choose_cleaning
+from kcelectra.corpus.comments import CommentReader
 from kcelectra.corpus.sample import write_sample
 from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
@@ -36,19 +34,18 @@ from kcelectra.pretraining.checkpoints import (
     require_disk_space,
 )
 from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
-from kcelectra.pretraining.configuration import SIZES, KcElectraConfig
-from kcelectra.pretraining.continuing import HALVES, load_released, released_tokenizer
+from kcelectra.pretraining.configuration import KcElectraConfig
+from kcelectra.pretraining.continuing import load_released, released_tokenizer
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
 from kcelectra.pretraining.packed import PackedRows, is_packed
-from kcelectra.pretraining.streaming import SHUFFLE_WINDOW, PackedStream
+from kcelectra.pretraining.run_arguments import DEFAULT_MAX_LENGTH, DEFAULT_VOCAB_SIZE, DataArguments, ModelArguments
+from kcelectra.pretraining.streaming import PackedStream
 from kcelectra.pretraining.trainer import KcElectraTrainer
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.tokenization import load_tokenizer, train_tokenizer
 
 SETTINGS_FILE = "run.yaml"
 TOKENIZER_DIR = "tokenizer"
-DEFAULT_VOCAB_SIZE = 30000
-DEFAULT_MAX_LENGTH = 128
 #: Settings that do not change what is computed: a run may go on with others.
 FREE_SETTINGS = {
     "output_dir",
@@ -64,105 +61,6 @@ FREE_SETTINGS = {
 #: Nor do these where `total_train_batch_size` says how many rows a step has.
 FREE_SPLIT = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt, glibc malloc.h
-
-
-@dataclass
-class ModelArguments:
-    """What is trained."""
-
-    size: str = field(
-        default="tiny",
-        metadata={"help": f"Architecture: {', '.join(SIZES)}; with --init_discriminator it has its own."},
-    )
-    generator_fraction: float | None = field(
-        default=None,
-        metadata={"help": "Width of the generator as a share of the discriminator's; by size if not given."},
-    )
-    generator_layers: int | None = field(
-        default=None,
-        metadata={
-            "help": "Depth of the generator; that of the discriminator if not given. DeBERTaV3 (He et al. 2021): half "
-            "of it, with --generator_fraction 1."
-        },
-    )
-    embedding_sharing: str = field(
-        default="full",
-        metadata={
-            "help": "full, as in the paper; gdes, gradient-disentangled as in DeBERTaV3 (He et al. 2021): the "
-            "discriminator reads the generator's embeddings and adds a difference of its own."
-        },
-    )
-    mask_probability: float = field(
-        default=0.15, metadata={"help": "Share of tokens that is masked; 0.25 in ELECTRA-Large (Clark et al. 2020)."}
-    )
-    attention_dropout: float = field(
-        default=0.1, metadata={"help": "Share of attention weights that is dropped; flex_attention needs 0."}
-    )
-    hidden_dropout: float = field(default=0.1, metadata={"help": "Share of hidden units that is dropped."})
-    max_position_embeddings: int = field(default=512, metadata={"help": "Rows of a new position table."})
-    generator_weight: float = field(default=1.0, metadata={"help": "Weight of the generator's loss."})
-    discriminator_weight: float = field(default=50.0, metadata={"help": "Weight of the discriminator's loss."})
-    exclude_special_tokens: bool = field(
-        default=True, metadata={"help": "Never draw [PAD], [CLS], [SEP] or [MASK] as a replacement."}
-    )
-    init_discriminator: str | None = field(
-        default=None,
-        metadata={"help": "Go on from a released discriminator: directory, OWNER/NAME or OWNER/NAME@REVISION."},
-    )
-    init_generator: str | None = field(
-        default=None,
-        metadata={
-            "help": "Its generator; new if not given: see --generator_warmup_steps. Without a discriminator: that "
-            "of a new one of --size."
-        },
-    )
-    init_embeddings: str | None = field(
-        default=None,
-        metadata={"help": f"Whose embeddings are kept where those of the two differ: {' or '.join(HALVES)}."},
-    )
-
-
-@dataclass
-class DataArguments:
-    """What it is trained on."""
-
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "File, quoted glob, directory or Hub id, of comments or of rows that recipes/pack.py wrote; the "
-            "embedded sample if not given."
-        },
-    )
-    dataset_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub dataset."})
-    text_column: str = field(default="text", metadata={"help": "Column that holds the comment."})
-    rules: str | None = field(
-        default=None,
-        metadata={
-            "help": f"Rule set that cleans: {', '.join(RULE_SETS)}; v2022 if not given, none for a built corpus."
-        },
-    )
-    min_chars: int | None = field(
-        default=None,
-        metadata={"help": "Leave out comments with fewer characters; 10 if not given, 0 for a built corpus."},
-    )
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "vocab.txt, directory or Hub id; trained on the comments if not given."}
-    )
-    tokenizer_revision: str | None = field(default=None, metadata={"help": "Revision of a tokenizer of the Hub."})
-    vocab_size: int | None = field(
-        default=None,
-        metadata={"help": f"Tokens of a tokenizer that is trained here; {DEFAULT_VOCAB_SIZE} if not given."},
-    )
-    max_length: int | None = field(
-        default=None,
-        metadata={"help": f"Tokens of a row; {DEFAULT_MAX_LENGTH} if not given, of packed rows what they have."},
-    )
-    shuffle_window: int = field(default=SHUFFLE_WINDOW, metadata={"help": "Rows that are shuffled together."})
-
-    def cleaning(self) -> dict[str, Any]:
-        """Return `rules` and `min_chars`, those not given by what the dataset is."""
-        return choose_cleaning(self.dataset or "", self.rules, self.min_chars)
 
 
 def prepare_cpu() -> None:
@@ -323,6 +221,8 @@ def _check_options(model: ModelArguments, training: PretrainingArguments, *, max
         raise InputError(
             f"short_length {training.short_length} does not divide rows of {max_length} tokens; give one that does"
         )
+    if training.short_length_steps <= 0:
+        raise InputError(f"short_length_steps is {training.short_length_steps}; give steps, or a share of them as 0.9")
     if training.frozen_generator and (model.init_generator is None or training.initial_temperature < 1):
         raise InputError(
             f"frozen_generator with --init_generator {model.init_generator} and --initial_temperature "

@@ -110,7 +110,13 @@ class KcElectraTrainer(RecoverableTrainer):
             given, decay_steps = self.args.lr_scheduler_kwargs or {}, round(DECAY_SHARE * num_steps)
             assert isinstance(given, dict)  # the arguments parse what was text
             self.args.lr_scheduler_kwargs = {"num_decay_steps": decay_steps, "decay_type": "1-sqrt", **given}
-        scheduler = super().create_scheduler(num_steps, optimizer)
+        try:
+            scheduler = super().create_scheduler(num_steps, optimizer)
+        except TypeError as error:
+            kind = SchedulerType(self.args.lr_scheduler_type).value
+            raise InputError(
+                f"{kind} does not take lr_scheduler_kwargs {self.args.lr_scheduler_kwargs}: {error}; leave that out"
+            ) from error
         if self.generator_warmup.num_steps:
             if num_steps <= 0 or not isinstance(scheduler, LambdaLR):
                 raise InputError(

@@ -1,10 +1,12 @@
 """Arguments of a pretraining run."""
 
+import json
 import os
 import platform
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -107,6 +109,8 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
         for part in self.allow_changed:
             if part not in FINGERPRINTS:
                 raise InputError(f"allow_changed names {part!r}; use any of {', '.join(FINGERPRINTS)}")
+        if isinstance(self.lr_scheduler_kwargs, str):
+            self.lr_scheduler_kwargs = _as_options(self.lr_scheduler_kwargs)
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
         # without this the parent refuses bfloat16 on a machine that has only a CPU
@@ -163,6 +167,16 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
                 f"total_train_batch_size {total}"
             )
         return total // rows
+
+
+def _as_options(text: str) -> dict[str, Any]:
+    try:
+        options = json.loads(text)
+    except json.JSONDecodeError:
+        options = None
+    if not isinstance(options, dict):
+        raise InputError(f"lr_scheduler_kwargs is {text!r}; give JSON such as '{{\"num_decay_steps\": 5000}}'")
+    return options
 
 
 def choose_precision(*, use_cpu: bool = False) -> str:
