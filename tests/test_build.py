@@ -81,8 +81,13 @@ def read_rows(output_dir: Path) -> list[dict]:
 
 
 def stamps(directory: Path) -> dict[str, tuple[int, int]]:
-    files = {path.relative_to(directory).as_posix(): path.stat() for path in directory.rglob("*") if path.is_file()}
-    return {name: (status.st_ino, status.st_mtime_ns) for name, status in files.items()}
+    stamps = {}
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):  # a build that runs beside this renames its temporary files
+            if path.is_file():
+                status = path.stat()
+                stamps[path.relative_to(directory).as_posix()] = (status.st_ino, status.st_mtime_ns)
+    return stamps
 
 
 # the oracle
