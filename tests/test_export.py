@@ -6,10 +6,12 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from kcelectra import KcElectraConfig, KcElectraForPreTraining, export_checkpoint
 from kcelectra.errors import InputError
 from kcelectra.manifest import verify_manifest
+from kcelectra.pretraining.export import export_model
 from kcelectra.tokenization import save_tokenizer
 
 LOAD = """
@@ -81,6 +83,18 @@ def test_the_export_after_a_resize_has_the_new_vocabulary(checkpoint, tokenizer,
     subprocess.run([sys.executable, "-c", LOAD, *paths], check=True, cwd=tmp_path, timeout=120)
     logits = load_file(tmp_path / "logits.safetensors")
     assert logits["generator"].shape == (1, 3, len(tokenizer))
+
+
+@pytest.mark.parametrize(("pretrained_with", "expected"), [(0.0, 0.1), (0.2, 0.2)])
+def test_what_was_pretrained_without_dropout_is_fine_tuned_with_it(tokenizer, tmp_path, pretrained_with, expected):
+    dropouts = {"hidden_dropout_prob": pretrained_with, "attention_probs_dropout_prob": pretrained_with}
+    config = KcElectraConfig.from_size("tiny", vocab_size=len(tokenizer), num_hidden_layers=1, **dropouts)
+    model = KcElectraForPreTraining(config)
+    export_model(model, tokenizer, tmp_path / "export")
+    for half in ("discriminator", "generator"):
+        exported = AutoConfig.from_pretrained(tmp_path / "export" / half)
+        assert (exported.hidden_dropout_prob, exported.attention_probs_dropout_prob) == (expected, expected)
+    assert model.discriminator.config.hidden_dropout_prob == pretrained_with  # a run goes on after an export
 
 
 def test_the_export_is_complete_or_absent(checkpoint, tmp_path):

@@ -174,7 +174,9 @@ def test_gathered_loss_equals_full_vocabulary_loss(model, batch):
         token_type_ids=batch["token_type_ids"],
         labels=labels,
     )
-    assert model(**batch).loss.item() == pytest.approx(full.loss.item(), abs=1e-5)
+    output = model(**batch)
+    assert output.loss.item() == pytest.approx(full.loss.item(), abs=1e-5)
+    assert not output.discriminator_loss.requires_grad  # no backward pass of what nothing learns from
 
 
 # --- corruption

@@ -1,15 +1,19 @@
 """A joint checkpoint becomes two plain Hugging Face repositories."""
 
+import copy
 import shutil
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, ElectraConfig, PreTrainedTokenizerBase
 
 from kcelectra.errors import InputError
 from kcelectra.manifest import write_manifest
 from kcelectra.pretraining.embeddings import plain_state_dict
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
 from kcelectra.tokenization import check_pairing, save_tokenizer
+
+#: Of every published ELECTRA, and what a model is fine-tuned with where nobody says otherwise.
+DROPOUT = 0.1
 
 
 def export_checkpoint(checkpoint_dir: str | Path, output_dir: str | Path) -> None:
@@ -18,7 +22,8 @@ def export_checkpoint(checkpoint_dir: str | Path, output_dir: str | Path) -> Non
     Args:
         checkpoint_dir: a checkpoint of `KcElectraForPreTraining` with its tokenizer.
         output_dir: gets `discriminator/` (`ElectraForPreTraining`), `generator/` (`ElectraForMaskedLM`) and
-            `manifest.json`; replaced if it is there.
+            `manifest.json`; replaced if it is there. What was pretrained without dropout says 0.1 there, for the
+            fine-tuning that follows.
 
     Raises:
         InputError: there is no checkpoint, or its tokenizer is not the model's.
@@ -41,7 +46,15 @@ def export_model(model: KcElectraForPreTraining, tokenizer: PreTrainedTokenizerB
     shutil.rmtree(staging, ignore_errors=True)
     for name, half in (("discriminator", model.discriminator), ("generator", model.generator)):
         half.save_pretrained(staging / name, state_dict=plain_state_dict(half))
+        _with_dropout(half.config).save_pretrained(staging / name)
         save_tokenizer(tokenizer, staging / name)
     write_manifest(staging, num_parameters=model.num_parameters())
     shutil.rmtree(output_dir, ignore_errors=True)
     staging.rename(output_dir)
+
+
+def _with_dropout(config: ElectraConfig) -> ElectraConfig:
+    config = copy.deepcopy(config)
+    config.hidden_dropout_prob = config.hidden_dropout_prob or DROPOUT
+    config.attention_probs_dropout_prob = config.attention_probs_dropout_prob or DROPOUT
+    return config

@@ -180,7 +180,8 @@ class KcElectraForPreTraining(PreTrainedModel):
             row_id: (batch,) int64; names a row in a message, not used in the computation.
             sampling_temperature: scalar, in place of the configuration's; a tensor, because compiled code is made anew
                 for each number.
-            generator_only: leave the discriminator's loss out of `loss`; it is computed without gradients.
+            generator_only: leave the discriminator's loss out of `loss`; it is computed without gradients, as it is
+                where the configuration weighs it 0: masked language modelling alone.
             short_length: divides the length; both halves see rows that are cut there. A document across a cut becomes
                 two that do not see each other, whose tokens keep their positions.
 
@@ -190,6 +191,7 @@ class KcElectraForPreTraining(PreTrainedModel):
         Source: Clark et al. 2020, section 2; google-research/electra `run_pretraining.py`. Differs from the reference:
         one draw per masked position (there, duplicate positions average the ids of two draws).
         """
+        generator_only = generator_only or not self.config.discriminator_weight
         is_token = document_ids > 0
         rows = -1, short_length or input_ids.shape[1]
         context = {

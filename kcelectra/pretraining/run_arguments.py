@@ -49,7 +49,13 @@ class ModelArguments:
     hidden_dropout: float = field(default=0.1, metadata={"help": "Share of hidden units that is dropped."})
     max_position_embeddings: int = field(default=512, metadata={"help": "Rows of a new position table."})
     generator_weight: float = field(default=1.0, metadata={"help": "Weight of the generator's loss."})
-    discriminator_weight: float = field(default=50.0, metadata={"help": "Weight of the discriminator's loss."})
+    discriminator_weight: float = field(
+        default=50.0,
+        metadata={
+            "help": "Weight of the discriminator's loss. With 0 and --generator_fraction 1 the generator is a masked "
+            "language model of that size."
+        },
+    )
     exclude_special_tokens: bool = field(
         default=True, metadata={"help": "Never draw [PAD], [CLS], [SEP] or [MASK] as a replacement."}
     )
