@@ -31,7 +31,8 @@ def training_flops_per_row(
         is_generator_frozen: its forward pass counts alone.
 
     Returns:
-        Operations of generator and discriminator together.
+        Operations of generator and discriminator together; of the generator alone where the discriminator has no
+        weight and does not run.
     """
     generator, discriminator = config.generator_config, config.discriminator_config
     embedding, vocabulary = generator.embedding_size, generator.vocab_size
@@ -40,7 +41,8 @@ def training_flops_per_row(
     seen = max_length if num_seen is None else num_seen
     of_generator = _body_flops_per_token(generator, seen) * max_length + masked_head
     of_discriminator = _body_flops_per_token(discriminator, seen) * max_length + replaced_head
-    return (1 if is_generator_frozen else BACKWARD_FACTOR) * of_generator + BACKWARD_FACTOR * of_discriminator
+    of_both = (1 if is_generator_frozen else BACKWARD_FACTOR) * of_generator + BACKWARD_FACTOR * of_discriminator
+    return of_both if config.discriminator_weight else BACKWARD_FACTOR * of_generator
 
 
 def _body_flops_per_token(config: ElectraConfig, num_seen: int) -> int:

@@ -180,8 +180,9 @@ class KcElectraForPreTraining(PreTrainedModel):
             row_id: (batch,) int64; names a row in a message, not used in the computation.
             sampling_temperature: scalar, in place of the configuration's; a tensor, because compiled code is made anew
                 for each number.
-            generator_only: leave the discriminator's loss out of `loss`; it is computed without gradients, as it is
-                where the configuration weighs it 0: masked language modelling alone.
+            generator_only: leave the discriminator's loss out of `loss`; it is computed without gradients. Where the
+                configuration weighs it 0, the discriminator does not run and its logits are 0: masked language
+                modelling alone.
             short_length: divides the length; both halves see rows that are cut there. A document across a cut becomes
                 two that do not see each other, whose tokens keep their positions.
 
@@ -210,8 +211,11 @@ class KcElectraForPreTraining(PreTrainedModel):
         corrupted_ids = input_ids.scatter(1, masked_positions, sampled_ids)  # (B, L)
         is_replaced = corrupted_ids != input_ids.scatter(1, masked_positions, original_ids)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not generator_only):
-            discriminator_logits = self.discriminator(corrupted_ids.view(rows), **context).logits.float()
-            discriminator_logits = discriminator_logits.view_as(is_token)  # (B, L)
+            if self.config.discriminator_weight:
+                discriminator_logits = self.discriminator(corrupted_ids.view(rows), **context).logits.float()
+                discriminator_logits = discriminator_logits.view_as(is_token)  # (B, L)
+            else:
+                discriminator_logits = torch.zeros_like(is_token, dtype=torch.float32)
             discriminator_loss = _mean_binary_cross_entropy(discriminator_logits, is_replaced, is_token, num_tokens)
         loss = self.config.generator_weight * generator_loss
         if generator_only:  # a process group waits for a gradient of each parameter
