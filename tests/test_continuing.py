@@ -344,6 +344,18 @@ def test_a_generator_is_no_discriminator_and_the_other_way_round(release, tokeni
         load_released(str(release), tokenizer, generator=f"{release}/discriminator")
 
 
+def test_a_masked_language_model_becomes_both_halves_of_two_stage_training(original, release, tokenizer):
+    source = f"{release}/generator"
+    model = load_released(source, tokenizer, generator=source)
+    expected = original.generator.electra.state_dict()
+    for half in (model.generator, model.discriminator):
+        body = half.electra.state_dict()
+        assert body.keys() == expected.keys()
+        assert all(torch.equal(weight, expected[name]) for name, weight in body.items())
+    logits = model.discriminator(torch.tensor([[2, 50, 60, 3]])).logits
+    assert logits.isfinite().all() and logits.shape == (1, 4)
+
+
 def test_a_directory_that_is_not_there_says_what_to_type(tokenizer, tmp_path):
     for half, options in (("discriminator", {}), ("generator", {"half": "generator"})):
         with pytest.raises(InputError, match=rf"cannot load the {half} {tmp_path}/x: .*give as --init_{half} a direc"):

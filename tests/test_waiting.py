@@ -94,6 +94,7 @@ def test_the_guard_is_read_in_steps_that_log_or_save_alone(tokenizer, sample_fil
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU; the same is tested on the CPU by its operators")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_cuda_sees_no_step_wait_but_those_that_log(tokenizer, sample_file, tmp_path):
     arguments = {"logging_steps": 4, "max_steps": 9, "precision": "auto", "compile": False}
 

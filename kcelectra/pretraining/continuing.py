@@ -114,8 +114,9 @@ def load_released(
 
     Args:
         discriminator: a directory, or a repository of the Hub as OWNER/NAME or OWNER/NAME@REVISION, that is an
-            `ElectraForPreTraining` or holds one as `discriminator/`; or the configuration of a new one, whose
-            embeddings get the sizes of the generator's.
+            `ElectraForPreTraining` or holds one as `discriminator/`; or the `ElectraForMaskedLM` that `generator` is
+            too, with a new head (two-stage training, Clark et al. 2020, section 3.2); or the configuration of a new
+            one, whose embeddings get the sizes of the generator's.
         tokenizer: of the run; its tokens have the ids that they have in the model.
         generator: the same for an `ElectraForMaskedLM`, or one as `generator/`; new, with random weights, if None.
         embeddings: whose embeddings both get where those of the two differ: discriminator or generator. With
@@ -139,7 +140,11 @@ def load_released(
     if generator is not None and (generator_fraction, generator_layers) != (None, None):
         raise InputError(f"{generator} is as it is; leave out --generator_fraction and --generator_layers")
     given = {"discriminator": discriminator, "generator": generator}
-    halves = {half: _load_half(source, half, tokenizer) for half, source in given.items() if isinstance(source, str)}
+    halves = {
+        half: _load_half(source, half, tokenizer, takes_new_head=discriminator == generator)
+        for half, source in given.items()
+        if isinstance(source, str)
+    }
     if generator is None:
         config = KcElectraConfig.from_discriminator(
             halves["discriminator"].config,
@@ -164,12 +169,16 @@ def load_released(
     return model
 
 
-def _load_half(source: str, half: str, tokenizer: PreTrainedTokenizerBase) -> Any:
+def _load_half(
+    source: str, half: str, tokenizer: PreTrainedTokenizerBase, *, takes_new_head: bool = False
+) -> Any:
     _require_same_tokens(tokenizer, released_tokenizer(source, half), source, half)
     with _explain(source, half):
         root, where = _locate(source, half)
         model, report = HALVES[half].from_pretrained(root, dtype=torch.float32, output_loading_info=True, **where)
     missing = sorted(report["missing_keys"])
+    if takes_new_head and all(key.startswith("discriminator_predictions.") for key in missing):
+        missing = []
     if missing:  # transformers fills them with random numbers
         raise InputError(f"{source} holds no {half}: it has no {missing[0]}; give what pretraining exported")
     model.config.name_or_path = ""  # it would be saved with the model

@@ -61,7 +61,10 @@ class ModelArguments:
     )
     init_discriminator: str | None = field(
         default=None,
-        metadata={"help": "Go on from a released discriminator: directory, OWNER/NAME or OWNER/NAME@REVISION."},
+        metadata={
+            "help": "Go on from a released discriminator: directory, OWNER/NAME or OWNER/NAME@REVISION. Or from the "
+            "masked language model that is the --init_generator too: two-stage training (Clark et al. 2020)."
+        },
     )
     init_generator: str | None = field(
         default=None,
