@@ -169,9 +169,7 @@ def load_released(
     return model
 
 
-def _load_half(
-    source: str, half: str, tokenizer: PreTrainedTokenizerBase, *, takes_new_head: bool = False
-) -> Any:
+def _load_half(source: str, half: str, tokenizer: PreTrainedTokenizerBase, *, takes_new_head: bool = False) -> Any:
     _require_same_tokens(tokenizer, released_tokenizer(source, half), source, half)
     with _explain(source, half):
         root, where = _locate(source, half)
