@@ -677,6 +677,53 @@ def test_the_corpus_can_be_given_and_must_be_one(write_card, run_dir, tmp_path):
         write_card(run_dir, corpus_dir=run_dir)
 
 
+def test_the_tokenizer_of_packed_rows_can_be_given_and_must_be_one(write_card, run_dir, tmp_path, trained):
+    trained_here = trained.directory / "out" / "tokenizer"
+    edit(run_dir / "run.yaml", tokenizer=None)
+    text = section(write_card(run_dir)["README.md"].read_text("utf-8"), "Training text")
+    assert "Its manifest is not at hand: what it was trained on" in text
+    text = section(write_card(run_dir, tokenizer_dir=trained_here)["README.md"].read_text("utf-8"), "Training text")
+    assert f"Trained on {read_manifest(trained_here)['num_texts']:,} texts" in text
+    with pytest.raises(InputError, match="is no tokenizer; give the --output_dir of recipes/train_tokenizer.py"):
+        write_card(run_dir, tokenizer_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "origin"),
+    [
+        ({}, "generator and discriminator together, from random weights"),
+        (
+            {"init_discriminator": "someone/kc@v1"},
+            "generator and discriminator together, the discriminator from someone/kc@v1",
+        ),
+        (
+            {"init_discriminator": "/home/me/out/mlm", "init_generator": "/home/me/out/mlm", "frozen_generator": True},
+            "generator frozen, both from mlm",
+        ),
+    ],
+)
+def test_the_card_says_what_the_weights_were_at_first(write_card, run_dir, changes, origin):
+    edit(run_dir / "run.yaml", **changes)
+    card = write_card(run_dir)["README.md"].read_text("utf-8")
+    assert f"{origin}:\nstep" in section(card, "Training")
+    assert ("pretrained from scratch" in card) == (not changes)
+
+
+def test_what_is_pushed_can_be_looked_at_first(trained, run_dir, tmp_path, monkeypatch, capsys):
+    write_manifest(run_dir / "export")
+    words = ["--run_dir", run_dir, "--corpus_dir", trained.directory / "out" / "corpus"]
+    words += ["--repo_id", REPO, "--license", "mit", "--dry_run", "true", "--copy_dir", tmp_path / "release"]
+    monkeypatch.setattr("sys.argv", ["publish.py", *map(str, words)])
+    load_recipe("publish").main()
+    listed = dict(line.split()[::-1] for line in capsys.readouterr().out.splitlines()[:-2])
+    files = [path for path in (tmp_path / "release").rglob("*") if path.is_file()]
+    assert {path.relative_to(tmp_path / "release").as_posix(): f"{path.stat().st_size:,}" for path in files} == listed
+    manifest = read_manifest(trained.directory / "out" / "corpus")
+    assert f"{manifest['num_kept']:,} comments of" in (tmp_path / "release" / "README.md").read_text("utf-8")
+    with pytest.raises(InputError, match="release is not empty; give another --copy_dir"):
+        load_recipe("publish").main()
+
+
 def test_the_embedded_sample_is_called_what_it_is(write_card, run_dir):
     (run_dir / "run.yaml").write_text("size: tiny\n")
     text = section(write_card(run_dir)["README.md"].read_text("utf-8"), "Training text")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kcelectra.arguments import parse_args
+from kcelectra.arguments import parse_args, read_preset
 from kcelectra.errors import InputError
 from kcelectra.manifest import verify_manifest
 from kcelectra.pretraining.record import read_record
@@ -259,17 +259,22 @@ def test_a_full_disk_is_seen_before_training(run_main, tmp_path):
 # the README
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def blocks(language: str, readme: str = "README.md") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / readme).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def readme_commands() -> list[str]:
-    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+def readme_commands(readme: str = "README.md") -> list[str]:
+    lines = "".join(blocks("bash", readme)).replace("\\\n", " ").splitlines()
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("command", readme_commands())
-def test_every_command_of_the_readme_is_one_that_runs(command):
+PRESET_READMES = ("recipes/comments-small/README.md", "recipes/comments-tiny/README.md")
+
+
+@pytest.mark.parametrize(
+    "command", [*readme_commands(), *(command for readme in PRESET_READMES for command in readme_commands(readme))]
+)
+def test_every_command_of_a_readme_is_one_that_runs(command):
     words = shlex.split(command, comments=True)
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -287,6 +292,8 @@ def test_every_command_of_the_readme_is_one_that_runs(command):
         command = [sys.executable, ROOT / words[1], "--help"]
         known = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
         assert [word for word in words if word.startswith("--") and word not in known] == []
+        for preset in [word for word in words[2:] if word.endswith(".yaml")]:
+            read_preset(ROOT / preset)
     else:
         assert words[:2] in (["pip", "install"], ["git", "clone"], ["cd", "kcelectra"])
 

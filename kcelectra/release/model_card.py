@@ -67,6 +67,7 @@ def write_model_card(
     run_dir: str | Path,
     results_file: str | Path | None = None,
     corpus_dir: str | Path | None = None,
+    tokenizer_dir: str | Path | None = None,
     step: int | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> list[Path]:
@@ -82,6 +83,7 @@ def write_model_card(
         run_dir: the run that made the weights; see `read_run` for what can be added to it.
         results_file: `results.jsonl`, of which the rows of these very weights are shown.
         corpus_dir: the corpus, if the settings of the run do not say where it is.
+        tokenizer_dir: the same of the tokenizer.
         step: of the checkpoint that is released; the last one if None.
         defaults: arguments of the run by name, for those that its settings do not give; of these, the `EFFECTIVE`
             ones are told.
@@ -92,7 +94,7 @@ def write_model_card(
     """
     release_dir = Path(release_dir)
     _check_ids(repo_id, license)
-    run = read_run(run_dir, step=step, corpus_dir=corpus_dir)
+    run = read_run(run_dir, step=step, corpus_dir=corpus_dir, tokenizer_dir=tokenizer_dir)
     halves = {"discriminator": describe_half(release_dir), "generator": describe_half(release_dir / "generator")}
     own, family = read_model_scores(results_file, release_dir) if results_file is not None else ([], [])
     for name in (IMAGES_DIR, EVAL_RESULTS_DIR):

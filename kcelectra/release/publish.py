@@ -113,6 +113,8 @@ def release_model(
     repo_id: str,
     license: str,
     results_file: str | Path | None = None,
+    corpus_dir: str | Path | None = None,
+    tokenizer_dir: str | Path | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> Release:
     """Return the export of a run: the discriminator at the root, `generator/`, the card, the log and the results.
@@ -123,6 +125,8 @@ def release_model(
         repo_id: `OWNER/NAME`, where it will be on the Hub.
         license: of the weights, by its id on the Hub.
         results_file: `results.jsonl` of `recipes/finetune.py`, for the scores of the card.
+        corpus_dir: the corpus, if the settings of the run do not say where it is: a run on packed rows does not know.
+        tokenizer_dir: the same of the tokenizer.
         defaults: arguments of the run that its settings do not give, by name.
 
     Raises:
@@ -141,7 +145,14 @@ def release_model(
         if isinstance(source, Path):
             (staging_dir / name).symlink_to(source.absolute())  # for the card to look at; what is pushed is `source`
     card = write_model_card(
-        staging_dir, repo_id=repo_id, license=license, run_dir=run_dir, results_file=results_file, defaults=defaults
+        staging_dir,
+        repo_id=repo_id,
+        license=license,
+        run_dir=run_dir,
+        results_file=results_file,
+        corpus_dir=corpus_dir,
+        tokenizer_dir=tokenizer_dir,
+        defaults=defaults,
     )
     files |= {path.relative_to(staging_dir).as_posix(): path for path in card}
     files["history.json"] = history

@@ -66,6 +66,15 @@ class RunFacts:
         return dataset if is_id else None
 
     @property
+    def origin(self) -> str:
+        """What the weights were at the first step: random, or those of models that the run went on from."""
+        halves = {half: self.settings.get(f"init_{half}") for half in ("discriminator", "generator")}
+        known = {half: name_of(source) for half, source in halves.items() if source is not None}
+        if len(set(known.values())) == 1 and len(known) == len(halves):
+            return f"both from {known['generator']}"
+        return ", ".join(f"the {half} from {source}" for half, source in known.items()) or "from random weights"
+
+    @property
     def rules(self) -> str | None:
         """The rule set that the text was cleaned by, where a manifest or the settings name it."""
         if self.corpus is not None:
@@ -84,7 +93,13 @@ class RunFacts:
         return shlex.join(map(show, words))
 
 
-def read_run(run_dir: str | Path, *, step: int | None = None, corpus_dir: str | Path | None = None) -> RunFacts:
+def read_run(
+    run_dir: str | Path,
+    *,
+    step: int | None = None,
+    corpus_dir: str | Path | None = None,
+    tokenizer_dir: str | Path | None = None,
+) -> RunFacts:
     """Return what the files of a run say.
 
     Args:
@@ -92,10 +107,11 @@ def read_run(run_dir: str | Path, *, step: int | None = None, corpus_dir: str | 
             `device`, a text; `watts`, that all devices drew together; `grams_co2_per_kwh`, of their electricity.
         step: of the checkpoint that is asked about; the last one if None.
         corpus_dir: what the run was trained on, if its settings do not say so or it has moved.
+        tokenizer_dir: the same of its tokenizer.
 
     Raises:
         InputError: it is no run, has logged nothing or has not come to that step, `corpus_dir` is no corpus, or
-            `facts.yaml` holds something else.
+            `facts.yaml` holds something else, or `tokenizer_dir` is no tokenizer.
     """
     run_dir = Path(run_dir)
     if not (run_dir / SETTINGS_FILE).is_file():
@@ -110,7 +126,9 @@ def read_run(run_dir: str | Path, *, step: int | None = None, corpus_dir: str | 
     history = [entry for entry in logged if entry["step"] <= step]
     per_step = state["total_flos"] / state["global_step"] if state else None
     tokens = per_step / median(entry["flops_per_token"] for entry in logged) if per_step else None
-    tokenizer_dir = settings.get("tokenizer") or run_dir / "tokenizer"
+    if tokenizer_dir is not None and _read_stage(tokenizer_dir, "tokenizer") is None:
+        raise InputError(f"{tokenizer_dir} is no tokenizer; give the --output_dir of recipes/train_tokenizer.py")
+    tokenizer_dir = tokenizer_dir or settings.get("tokenizer") or run_dir / "tokenizer"
     return RunFacts(
         settings=settings,
         step=step,
