@@ -10,6 +10,7 @@ A row is appended for each run to `results.jsonl`; the same command goes on wher
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from kcelectra import KcElectraConfig
 from kcelectra.arguments import parse_args, run_recipe
 from kcelectra.errors import InputError
 from kcelectra.finetuning.protocols import PROTOCOLS, find_protocol
@@ -95,7 +96,10 @@ def parse_files(words: list[str]) -> dict[str, dict[str, str]]:
 
 
 def export_checkpoints(run_dir: str) -> list[Model]:
-    """Export the checkpoints of a run, those that are not yet, and return the discriminators."""
+    """Export the checkpoints of a run, those that are not yet, and return the half of each that was trained for use.
+
+    That is the discriminator, but the generator where a run was masked language modelling alone.
+    """
     checkpoints = find_checkpoints(run_dir)
     if not checkpoints:
         raise InputError(f"--run_dir {run_dir} has no checkpoint-N; give the output_dir of recipes/pretrain.py")
@@ -105,7 +109,9 @@ def export_checkpoints(run_dir: str) -> list[Model]:
         if not export.exists():  # it is written whole or not at all, and a run never writes a checkpoint anew
             verify_checkpoint(checkpoint)
             export_checkpoint(checkpoint, export)
-        models.append(Model(str(export / "discriminator"), step=read_step(checkpoint)))
+        is_masked_model = KcElectraConfig.from_pretrained(checkpoint).discriminator_weight == 0
+        half = "generator" if is_masked_model else "discriminator"
+        models.append(Model(str(export / half), step=read_step(checkpoint)))
     return models
 
 

@@ -1,7 +1,9 @@
 """Exported weights load where the package is not installed, and compute the same."""
 
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from transformers import AutoConfig
 from kcelectra import KcElectraConfig, KcElectraForPreTraining, export_checkpoint
 from kcelectra.errors import InputError
 from kcelectra.manifest import verify_manifest
+from kcelectra.pretraining.checkpoints import write_checkpoint
 from kcelectra.pretraining.export import export_model
 from kcelectra.tokenization import save_tokenizer
 
@@ -111,3 +114,20 @@ def test_the_export_is_complete_or_absent(checkpoint, tmp_path):
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match="checkpoint-N"):
         export_checkpoint(tmp_path, tmp_path / "export")
+
+
+@pytest.mark.parametrize(("weight", "half"), [(50.0, "discriminator"), (0.0, "generator")])
+def test_a_sweep_of_a_run_measures_the_half_that_was_trained_for_use(tokenizer, tmp_path, weight, half):
+    sizes = {"vocab_size": len(tokenizer), "num_hidden_layers": 1, "generator_fraction": 1.0}
+    model = KcElectraForPreTraining(KcElectraConfig.from_size("tiny", discriminator_weight=weight, **sizes))
+
+    def write(directory):
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        (directory / "trainer_state.json").write_text("{}")
+
+    write_checkpoint(tmp_path, 7, write)
+    recipe = runpy.run_path(str(Path(__file__).parents[1] / "recipes" / "sweep.py"))
+    (found,) = recipe["export_checkpoints"](str(tmp_path))
+    assert (found.source, found.step) == (str(tmp_path / "exports" / "checkpoint-7" / half), 7)
+    assert AutoConfig.from_pretrained(found.source).hidden_size == 128

@@ -44,7 +44,8 @@ from kcelectra.tokenization.vocabulary import PUBLISHED, SPECIAL_TOKENS, hash_vo
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "model_card.md"
-CARDS = sorted((ROOT / "hub_cards").iterdir())
+OWN = sorted(path.parent for path in (ROOT / "hub_cards").glob("*/results.jsonl"))
+CARDS = sorted({*(ROOT / "hub_cards").iterdir()} - {*OWN})
 REPO = "someone/kc-base"
 CANARY = "hf_canaryThatMustNotSing"
 HOSTILE = '<script>alert(1)</script> "q" | `x` *y* _z_ $w$ [v](javascript:0) ![u](http://t)'
@@ -1045,3 +1046,34 @@ def test_facts_of_no_published_model_are_refused(tmp_path, changes, message):
 def test_a_directory_without_facts_is_refused(tmp_path):
     with pytest.raises(InputError, match="has no directory with a facts.yaml; give --cards_dir hub_cards"):
         write_published_cards(tmp_path)
+
+
+# the models that were trained here
+
+
+@pytest.mark.parametrize("directory", OWN, ids=lambda path: path.name)
+def test_the_card_of_our_own_has_its_pictures_and_the_scores_of_its_results(directory):
+    card = (directory / "README.md").read_text("utf-8")
+    pictures = re.findall(r"\]\(([^)]+\.png)\)", card)
+    assert pictures and all((directory / picture).is_file() for picture in pictures)
+    scores = tables(section(card, "Evaluation"))[0]
+    groups = {group.first["task"]: group for group in read_groups(directory / "results.jsonl")}
+    assert {row["task"] for row in scores} <= groups.keys()
+    weights = {group.first["weights_sha256"] for group in groups.values()}
+    assert weights and read_run_facts(directory)
+    for row in scores:
+        shown = float(row["mean ± sd [interval]"].split()[0])
+        assert any(shown == round(100 * group.measure(row["score"])[0], 2) for group in own_groups(directory, row))
+
+
+def own_groups(directory, row):
+    groups = read_groups(directory / "results.jsonl")
+    return [group for group in groups if group.first["task"] == row["task"] and row["score"] in group.first["metrics"]]
+
+
+def read_run_facts(directory):
+    return yaml.safe_load((directory / FACTS_FILE).read_text("utf-8")).keys() <= {
+        "device",
+        "watts",
+        "grams_co2_per_kwh",
+    }

@@ -7,6 +7,7 @@ from huggingface_hub import ModelCardData
 from kcelectra.arguments import read_preset
 from kcelectra.errors import InputError
 from kcelectra.finetuning.protocols import find_protocol
+from kcelectra.finetuning.results import RESULTS_FILE
 from kcelectra.manifest import write_atomically
 from kcelectra.release.corpus_card import CARD
 from kcelectra.release.model_card import render
@@ -20,6 +21,8 @@ KEYS = {"name", "vocabulary", "branch", "table_name", "license", "facts", "vocab
 def write_published_cards(cards_dir: str | Path) -> list[Path]:
     """Write the card of each published model, and return the files.
 
+    A model with a `results.jsonl` was trained here: its card was written by `recipes/publish.py`.
+
     Args:
         cards_dir: a directory for each model, with a `facts.yaml`, beside which its `README.md` is written.
 
@@ -27,6 +30,7 @@ def write_published_cards(cards_dir: str | Path) -> list[Path]:
         InputError: there is no `facts.yaml`, or one is not what it should be.
     """
     files = sorted(Path(cards_dir).glob(f"*/{FACTS_FILE}"))
+    files = [file for file in files if not file.with_name(RESULTS_FILE).exists()]
     if not files:
         raise InputError(f"{cards_dir} has no directory with a {FACTS_FILE}; give --cards_dir hub_cards")
     cards = {file.with_name(CARD): render_published_card(file) for file in files}
