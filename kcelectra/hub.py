@@ -113,11 +113,14 @@ def check_tag(tag: str | None) -> None:
 def model_files(export_dir: Path) -> dict[str, Path | bytes]:
     """Return the files of an export by their path in a repository: the discriminator at the root, and a manifest.
 
+    At the root is the generator where it is alone, that of a run of masked language modelling.
+
     Raises:
         InputError: one of them is not what the manifest of the export says.
     """
     manifest = verify_manifest(export_dir)
-    names = {name: name.removeprefix("discriminator/") for name in manifest["files"]}
+    root = "discriminator/" if Path(export_dir, "discriminator").is_dir() else "generator/"
+    names = {name: name.removeprefix(root) for name in manifest["files"]}
     described = {names[name]: facts for name, facts in manifest["files"].items()}
     files: dict[str, Path | bytes] = {names[name]: export_dir / name for name in names}
     return files | {MANIFEST: seal_manifest({**manifest, "files": described}).encode()}

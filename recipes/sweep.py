@@ -10,7 +10,6 @@ A row is appended for each run to `results.jsonl`; the same command goes on wher
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from kcelectra import KcElectraConfig
 from kcelectra.arguments import parse_args, run_recipe
 from kcelectra.errors import InputError
 from kcelectra.finetuning.protocols import PROTOCOLS, find_protocol
@@ -109,9 +108,8 @@ def export_checkpoints(run_dir: str) -> list[Model]:
         if not export.exists():  # it is written whole or not at all, and a run never writes a checkpoint anew
             verify_checkpoint(checkpoint)
             export_checkpoint(checkpoint, export)
-        is_masked_model = KcElectraConfig.from_pretrained(checkpoint).discriminator_weight == 0
-        half = "generator" if is_masked_model else "discriminator"
-        models.append(Model(str(export / half), step=read_step(checkpoint)))
+        halves = [export / "discriminator", export / "generator"]
+        models.append(Model(str(next(filter(Path.is_dir, halves))), step=read_step(checkpoint)))
     return models
 
 

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from kcelectra import KcElectraConfig, KcElectraForPreTraining, export_checkpoint
 from kcelectra.errors import InputError
+from kcelectra.hub import model_files
 from kcelectra.manifest import verify_manifest
 from kcelectra.pretraining.checkpoints import write_checkpoint
 from kcelectra.pretraining.export import export_model
@@ -129,5 +130,7 @@ def test_a_sweep_of_a_run_measures_the_half_that_was_trained_for_use(tokenizer, 
     write_checkpoint(tmp_path, 7, write)
     recipe = runpy.run_path(str(Path(__file__).parents[1] / "recipes" / "sweep.py"))
     (found,) = recipe["export_checkpoints"](str(tmp_path))
+    names = model_files(tmp_path / "exports" / "checkpoint-7")  # what of it would be pushed
+    assert "model.safetensors" in names and ("generator/model.safetensors" in names) == (half == "discriminator")
     assert (found.source, found.step) == (str(tmp_path / "exports" / "checkpoint-7" / half), 7)
     assert AutoConfig.from_pretrained(found.source).hidden_size == 128

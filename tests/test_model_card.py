@@ -710,6 +710,12 @@ def test_the_card_says_what_the_weights_were_at_first(write_card, run_dir, chang
     assert ("pretrained from scratch" in card) == (not changes)
 
 
+def test_a_run_without_a_discriminator_has_no_card(run_dir, tmp_path):
+    edit(run_dir / "run.yaml", discriminator_weight=0)
+    with pytest.raises(InputError, match="has trained no discriminator.* train one from its generator M: --init_gen"):
+        write_model_card(tmp_path, repo_id=REPO, license="mit", run_dir=run_dir)
+
+
 def test_what_is_pushed_can_be_looked_at_first(trained, run_dir, tmp_path, monkeypatch, capsys):
     write_manifest(run_dir / "export")
     words = ["--run_dir", run_dir, "--corpus_dir", trained.directory / "out" / "corpus"]

@@ -21,9 +21,9 @@ def export_checkpoint(checkpoint_dir: str | Path, output_dir: str | Path) -> Non
 
     Args:
         checkpoint_dir: a checkpoint of `KcElectraForPreTraining` with its tokenizer.
-        output_dir: gets `discriminator/` (`ElectraForPreTraining`), `generator/` (`ElectraForMaskedLM`) and
-            `manifest.json`; replaced if it is there. What was pretrained without dropout says 0.1 there, for the
-            fine-tuning that follows.
+        output_dir: gets `discriminator/` (`ElectraForPreTraining`), but where it had no weight and has learnt nothing,
+            `generator/` (`ElectraForMaskedLM`) and `manifest.json`; replaced if it is there. What was pretrained
+            without dropout says 0.1 there, for the fine-tuning that follows.
 
     Raises:
         InputError: there is no checkpoint, or its tokenizer is not the model's.
@@ -44,7 +44,10 @@ def export_model(model: KcElectraForPreTraining, tokenizer: PreTrainedTokenizerB
     output_dir = Path(output_dir)
     staging = output_dir.with_name(f".{output_dir.name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
-    for name, half in (("discriminator", model.discriminator), ("generator", model.generator)):
+    halves = {"generator": model.generator}
+    if model.config.discriminator_weight:
+        halves["discriminator"] = model.discriminator
+    for name, half in halves.items():
         half.save_pretrained(staging / name, state_dict=plain_state_dict(half))
         _with_dropout(half.config).save_pretrained(staging / name)
         save_tokenizer(tokenizer, staging / name)

@@ -89,12 +89,17 @@ def write_model_card(
             ones are told.
 
     Raises:
-        InputError: a file that the card is made of is not what it should be, no row of the results is of these
-            weights, or the id or the licence is none.
+        InputError: a file that the card is made of is not what it should be, the run trained no discriminator, no row
+            of the results is of these weights, or the id or the licence is none.
     """
     release_dir = Path(release_dir)
     _check_ids(repo_id, license)
     run = read_run(run_dir, step=step, corpus_dir=corpus_dir, tokenizer_dir=tokenizer_dir)
+    if run.settings.get("discriminator_weight") == 0:
+        raise InputError(
+            f"{run_dir} has trained no discriminator, so there is no card for it; train one from its generator M: "
+            "--init_generator M --init_discriminator M --frozen_generator true --embedding_sharing gdes"
+        )
     halves = {"discriminator": describe_half(release_dir), "generator": describe_half(release_dir / "generator")}
     own, family = read_model_scores(results_file, release_dir) if results_file is not None else ([], [])
     for name in (IMAGES_DIR, EVAL_RESULTS_DIR):

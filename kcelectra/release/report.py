@@ -116,8 +116,10 @@ def check_learning(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def loading_snippet(run_dir: str | Path) -> str:
     """Return the two lines of Python that load the result."""
-    discriminator = Path(run_dir, "export", "discriminator").as_posix()
-    return f'from transformers import AutoModel\nmodel = AutoModel.from_pretrained("{discriminator}")'
+    export = Path(run_dir, "export")
+    is_masked_model = (export / "generator").is_dir() and not (export / "discriminator").is_dir()
+    half = (export / ("generator" if is_masked_model else "discriminator")).as_posix()
+    return f'from transformers import AutoModel\nmodel = AutoModel.from_pretrained("{half}")'
 
 
 def _training_entries(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
