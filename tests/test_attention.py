@@ -84,6 +84,7 @@ def test_a_compiled_step_on_packed_rows_has_the_losses_and_gradients_of_eager_at
 
 
 @COMPILES
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores for float32")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU; the same is tested on the CPU, uncompiled")
 @pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
 def test_compiled_back_ends_agree_on_a_gpu(attention, tokenizer, batch):

@@ -1,8 +1,10 @@
 """The global order of rows: one, whatever the number of processes and workers, also when it changes."""
 
+import os
 from itertools import islice
 from threading import Event
 
+import psutil
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from kcelectra.errors import InputError
 from kcelectra.pretraining.packed import PackedRows
 from kcelectra.pretraining.packed_corpus import pack_corpus
 from kcelectra.pretraining.row_loader import RowLoader
+from kcelectra.pretraining.signals import SIGNALS
 from kcelectra.pretraining.streaming import PackedStream
 
 MAX_LENGTH = 64
@@ -88,6 +91,21 @@ def test_workers_read_the_same_rows(packed_dir, tokenizer, num_workers):
     loader = make_loader(PackedRows(str(packed_dir), seed=1), tokenizer, num_workers=num_workers)
     assert take(loader, 20) == expected
     assert loader.state_after(20)["position"] == 80  # however many the workers have read
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_workers_outlive_a_signal_that_a_whole_job_gets(packed_dir, tokenizer, number):
+    expected = take(make_loader(PackedRows(str(packed_dir), seed=1), tokenizer), 20)
+    before = {child.pid for child in psutil.Process().children()}
+    batches = iter(make_loader(PackedRows(str(packed_dir), seed=1), tokenizer, num_workers=1))
+    rows = [next(batches)["row_id"].tolist() for _ in range(4)]
+    (worker,) = [child for child in psutil.Process().children() if child.pid not in before]
+    os.kill(worker.pid, number)
+    rows += [batch["row_id"].tolist() for batch in islice(batches, 16)]
+    assert rows == expected and worker.is_running()
+    batches.close()
+    psutil.wait_procs([worker], timeout=30)
+    assert not worker.is_running()
 
 
 def test_positions_that_are_skipped_are_passed_over_and_the_state_knows(make_dataset, tokenizer):

@@ -1,6 +1,7 @@
 """Batches of rows in one global order, whatever the number of processes and of workers."""
 
 import math
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 from typing import Any
@@ -13,6 +14,7 @@ from kcelectra.pretraining import xla
 from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
 from kcelectra.pretraining.packed import PackedRows
 from kcelectra.pretraining.prefetching import read_ahead
+from kcelectra.pretraining.signals import SIGNALS
 from kcelectra.pretraining.streaming import PackedStream
 
 NUM_AHEAD = 4  # batches that are read ahead, at least
@@ -126,6 +128,7 @@ class RowLoader:
             num_workers=self.num_workers,
             pin_memory=self._pins and self.num_workers > 0,
             timeout=self.timeout if self.num_workers else 0,
+            worker_init_fn=_outlive_a_stop if self.num_workers else None,
             generator=torch.Generator(),  # else it takes its seed from the generator that dropout uses
         )
 
@@ -135,3 +138,9 @@ class RowLoader:
 
     def _pin(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: values.pin_memory() for name, values in batch.items()} if self._pins else batch
+
+
+def _outlive_a_stop(worker: int) -> None:
+    """Leave it to the run to stop: a scheduler sends its signal to all processes of a job, and workers end with it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
