@@ -55,6 +55,7 @@ EFFECTIVE = (
     *("lr_scheduler_type", "product_schedule", "optim", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
     *("adam_bias_correction", "max_grad_norm", "precision", "seed"),
 )
+OWN_SIZES = ("size", "generator_fraction", "max_position_embeddings")
 _MARKUP = re.compile(r"[\\`*<>|~&$]|\](?=\()|(?<!\w)_|_(?!\w)")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")  # the form of an id on the Hub, which knows the ids
 
@@ -161,6 +162,8 @@ def describe_run(run: RunFacts, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the card says of text, training and cost."""
     corpus = run.corpus
     others = [key for key in EFFECTIVE if key not in run.settings]
+    if "init_discriminator" in run.settings:  # which has its own
+        others = [key for key in others if key not in OWN_SIZES]
     return {
         "run": run,
         "corpus": corpus,
