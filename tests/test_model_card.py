@@ -705,9 +705,9 @@ def test_the_tokenizer_of_packed_rows_can_be_given_and_must_be_one(write_card, r
 )
 def test_the_card_says_what_the_weights_were_at_first(write_card, run_dir, changes, origin):
     edit(run_dir / "run.yaml", **changes)
-    card = write_card(run_dir, defaults={"size": "tiny", "seed": 0})["README.md"].read_text("utf-8")
+    card = write_card(run_dir, defaults={"generator_fraction": 0.25})["README.md"].read_text("utf-8")
     assert f"{origin}:\nstep" in section(card, "Training")
-    assert ("| size | tiny | default |" in card) == (not changes)
+    assert ("| generator_fraction | 0.25 | default |" in card) == (not changes)
     assert ("pretrained from scratch" in card) == (not changes)
 
 

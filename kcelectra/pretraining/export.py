@@ -4,7 +4,7 @@ import copy
 import shutil
 from pathlib import Path
 
-from transformers import AutoTokenizer, ElectraConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kcelectra.errors import InputError
 from kcelectra.manifest import write_manifest
@@ -44,7 +44,7 @@ def export_model(model: KcElectraForPreTraining, tokenizer: PreTrainedTokenizerB
     output_dir = Path(output_dir)
     staging = output_dir.with_name(f".{output_dir.name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
-    halves = {"generator": model.generator}
+    halves: dict[str, PreTrainedModel] = {"generator": model.generator}
     if model.config.discriminator_weight:
         halves["discriminator"] = model.discriminator
     for name, half in halves.items():
@@ -56,7 +56,7 @@ def export_model(model: KcElectraForPreTraining, tokenizer: PreTrainedTokenizerB
     staging.rename(output_dir)
 
 
-def _with_dropout(config: ElectraConfig) -> ElectraConfig:
+def _with_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
     config = copy.deepcopy(config)
     config.hidden_dropout_prob = config.hidden_dropout_prob or DROPOUT
     config.attention_probs_dropout_prob = config.attention_probs_dropout_prob or DROPOUT
