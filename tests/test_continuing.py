@@ -32,6 +32,8 @@ from kcelectra.pretraining.continuing import GeneratorWarmup, load_released, rel
 from kcelectra.pretraining.export import export_model
 from kcelectra.pretraining.modeling import SHARED_EMBEDDINGS
 from kcelectra.pretraining.optimization import product_schedule
+from kcelectra.pretraining.run import build_model
+from kcelectra.pretraining.run_arguments import ModelArguments
 from kcelectra.pretraining.streaming import PackedStream
 from kcelectra.tokenization import save_tokenizer
 from kcelectra.tokenization.loading import as_bert_tokenizer, tokens_by_id
@@ -354,6 +356,20 @@ def test_a_masked_language_model_becomes_both_halves_of_two_stage_training(origi
         assert all(torch.equal(weight, expected[name]) for name, weight in body.items())
     logits = model.discriminator(torch.tensor([[2, 50, 60, 3]])).logits
     assert logits.isfinite().all() and logits.shape == (1, 4)
+
+
+@pytest.mark.parametrize("with_generator", [False, True])
+def test_the_dropout_of_the_run_holds_in_both_halves(release, tokenizer, with_generator):
+    given = {"generator": str(release)} if with_generator else {}
+    model = load_released(str(release), tokenizer, hidden_dropout=0.0, attention_dropout=0.3, **given)
+    for half in (model.generator, model.discriminator):
+        assert (half.config.hidden_dropout_prob, half.config.attention_probs_dropout_prob) == (0.0, 0.3)
+        shares = {module.p for module in half.modules() if isinstance(module, torch.nn.Dropout)}
+        assert shares == {0.0, 0.3}
+    arguments = ModelArguments(init_discriminator=str(release), hidden_dropout=0.0, attention_dropout=0.3)
+    assert build_model(arguments, tokenizer).discriminator.config.hidden_dropout_prob == 0.0
+    own = load_released(str(release), tokenizer, **given).discriminator.config
+    assert (own.hidden_dropout_prob, own.attention_probs_dropout_prob) == (0.1, 0.1)
 
 
 def test_a_directory_that_is_not_there_says_what_to_type(tokenizer, tmp_path):

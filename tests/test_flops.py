@@ -22,6 +22,7 @@ def make_batch(tokenizer, max_length, *, num_rows):
         ({}, 64, 9),  # the discriminator as wide as its embeddings: one projection
         ({"embedding_size": 32}, 128, 19),  # a projection in each half
         ({"generator_fraction": 1.0, "num_hidden_layers": 1}, 16, 2),  # no projection
+        ({"discriminator_weight": 0.0}, 64, 9),  # the generator alone
     ],
 )
 def test_operations_equal_those_of_a_training_step(tokenizer, overrides, max_length, num_masked):

@@ -106,6 +106,8 @@ def load_released(
     embeddings: str | None = None,
     generator_fraction: float | None = None,
     generator_layers: int | None = None,
+    hidden_dropout: float | None = None,
+    attention_dropout: float | None = None,
     **own: Any,
 ) -> KcElectraForPreTraining:
     """Load a released discriminator, or a generator, or both as a joint model.
@@ -124,6 +126,8 @@ def load_released(
         generator_fraction: width of a new generator as a share of the discriminator's; see
             `KcElectraConfig.from_discriminator`.
         generator_layers: depth of a new generator; see there.
+        hidden_dropout: share of hidden units that both halves drop, 0 to 1; what each says itself if None.
+        attention_dropout: the same of attention weights.
         **own: any field of `KcElectraConfig`.
 
     Returns:
@@ -158,6 +162,9 @@ def load_released(
         raise InputError("with --embedding_sharing gdes each half keeps its embeddings; leave out --init_embeddings")
     if config.embedding_sharing == "full" and embeddings is None and len(halves) == len(HALVES):
         _require_equal_embeddings(given, halves)
+    dropouts = {"hidden_dropout_prob": hidden_dropout, "attention_probs_dropout_prob": attention_dropout}
+    for half_config in (config.generator_config, config.discriminator_config):
+        half_config.update({name: share for name, share in dropouts.items() if share is not None})
     config.unsampled_token_ids += range(len(tokenizer), config.discriminator_config.vocab_size)
     model = KcElectraForPreTraining(config)
     for half in sorted(HALVES, key=lambda half: half == (embeddings or "discriminator")):  # the last one's are kept
@@ -175,8 +182,9 @@ def _load_half(source: str, half: str, tokenizer: PreTrainedTokenizerBase, *, ta
         root, where = _locate(source, half)
         model, report = HALVES[half].from_pretrained(root, dtype=torch.float32, output_loading_info=True, **where)
     missing = sorted(report["missing_keys"])
-    if takes_new_head and all(key.startswith("discriminator_predictions.") for key in missing):
-        missing = []
+    is_masked_model = any(key.startswith("generator_") for key in report["unexpected_keys"])
+    if takes_new_head and is_masked_model and all(key.startswith("discriminator_predictions.") for key in missing):
+        missing = []  # of the new head
     if missing:  # transformers fills them with random numbers
         raise InputError(f"{source} holds no {half}: it has no {missing[0]}; give what pretraining exported")
     model.config.name_or_path = ""  # it would be saved with the model

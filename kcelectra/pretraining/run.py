@@ -287,6 +287,8 @@ def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -
         embeddings=arguments.init_embeddings,
         generator_fraction=arguments.generator_fraction,
         generator_layers=arguments.generator_layers,
+        hidden_dropout=arguments.hidden_dropout,
+        attention_dropout=arguments.attention_dropout,
         embedding_sharing=arguments.embedding_sharing,
         generator_weight=arguments.generator_weight,
         discriminator_weight=arguments.discriminator_weight,
