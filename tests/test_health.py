@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 
 import pytest
 from test_trainer import make_model, make_trainer
@@ -9,6 +10,8 @@ from transformers import TrainerControl, TrainerState
 
 from kcelectra import DataCollatorForReplacedTokenDetection, PretrainingArguments
 from kcelectra.pretraining.health import BANDS, LATE_STEPS, Alarm, HealthCallback, check_health
+from kcelectra.pretraining.progress import format_log
+from kcelectra.release.report import write_report
 
 HEALTHY = {
     "generator_loss": 4.0,
@@ -211,10 +214,21 @@ def test_sampling_at_a_temperature_near_0_is_a_collapsed_sampler(tokenizer, samp
     assert set(names(collapsed)) == {"collapsed sampler"}
 
 
-def test_a_discriminator_without_a_loss_stays_at_its_baseline(tokenizer, sample_file, tmp_path):
+def test_a_discriminator_that_does_not_run_is_neither_logged_nor_judged(tokenizer, sample_file, tmp_path):
     history = train(tokenizer, sample_file, tmp_path, steps=30, discriminator_weight=0.0)
+    assert not [key for entry in history for key in entry if key.startswith(("discriminator", "fake"))]
     assert names(history) == []
-    assert "discriminator at the all-real baseline" in names(long_after(history))
+    assert set(names(long_after(history))) <= {"generator no better than word counts"}
+    page = write_report(tmp_path, history, facts={}, alarms=[])
+    assert "generator loss below the unigram entropy" in page.read_text("utf-8")
+    assert sorted(path.stem for path in page.parent.glob("*.png")) == [
+        "generator",
+        "generator_loss",
+        "learning_rate",
+        "throughput",
+    ]
+    state = TrainerState(global_step=30, max_steps=30)
+    assert re.search(r"generator \S+ \(unigram \S+\)  lr ", format_log(history[-2], state))
 
 
 def test_a_young_discriminator_finds_nothing_and_an_old_one_that_finds_nothing_is_stuck(

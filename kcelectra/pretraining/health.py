@@ -45,7 +45,7 @@ class Alarm(NamedTuple):
 BANDS = (
     Band(
         "loss not finite",
-        lambda log: not (math.isfinite(log["generator_loss"]) and math.isfinite(log["discriminator_loss"])),
+        lambda log: not all(math.isfinite(log[key]) for key in ("generator_loss", "discriminator_loss") if key in log),
         "A batch or the weights gave NaN or infinity. If the next intervals are no better, go back to an earlier "
         "checkpoint with a lower --learning_rate or with --precision float32.",
     ),

@@ -12,12 +12,16 @@ def format_log(logs: dict[str, float], state: TrainerState) -> str:
     """Return one line for a logging interval, each loss beside the baseline it must beat."""
     if "generator_loss" not in logs:
         return " ".join(f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, (int, float)))
+    discriminator = ""
+    if "discriminator_loss" in logs:  # else it does not run
+        discriminator = (
+            f"  discriminator {logs['discriminator_loss']:.4f} (fake rate {logs['fake_rate_entropy']:.4f})"
+            f"  auc {logs['discriminator_auc']:.3f}"
+        )
     return (
         f"step {state.global_step}/{state.max_steps}"
         f"  loss {logs['loss']:.3f}"
-        f"  generator {logs['generator_loss']:.3f} (unigram {logs['unigram_entropy']:.3f})"
-        f"  discriminator {logs['discriminator_loss']:.4f} (fake rate {logs['fake_rate_entropy']:.4f})"
-        f"  auc {logs['discriminator_auc']:.3f}"
+        f"  generator {logs['generator_loss']:.3f} (unigram {logs['unigram_entropy']:.3f}){discriminator}"
         f"  lr {logs['learning_rate']:.2e}"
         f"  {logs['tokens_per_second']:,.0f} tokens/s at {logs['flops_per_token'] / 1e6:,.1f} MFLOP"
     )

@@ -213,8 +213,11 @@ class KcElectraTrainer(RecoverableTrainer):
             "flops_per_token": flos / num_tokens if num_tokens else math.nan,
             "teraflops_per_second": flos / seconds / 1e12,
         }
-        if not self.generator_warmup.holds(self.state.global_step - 1):  # over restarts, and without skipped steps
-            config = self.model.config
+        config = self.model.config
+        if config.discriminator_weight == 0:  # it did not run
+            metrics = {key: value for key, value in metrics.items() if not key.startswith(("discriminator", "fake"))}
+            metrics["loss"] = config.generator_weight * metrics["generator_loss"]
+        elif not self.generator_warmup.holds(self.state.global_step - 1):  # over restarts, and without skipped steps
             weights = config.generator_weight, config.discriminator_weight
             metrics["loss"] = weights[0] * metrics["generator_loss"] + weights[1] * metrics["discriminator_loss"]
         self.metrics.reset()

@@ -40,8 +40,9 @@ PLOTS = (
 
 
 def draw_plots(history: list[dict[str, Any]], output_dir: Path, *, marked_steps: Collection[int] = ()) -> list[Path]:
-    """Draw every plot of `PLOTS` from a Trainer's log history and return the files, in order."""
-    return [_draw(plot, history, output_dir, marked_steps) for plot in PLOTS]
+    """Draw each plot of `PLOTS` that a Trainer's log history has a curve of, and return the files, in order."""
+    logged = {key for entry in history for key in entry}
+    return [_draw(plot, history, output_dir, marked_steps) for plot in PLOTS if logged.intersection(plot.curves)]
 
 
 def _draw(plot: Plot, history: list[dict[str, Any]], output_dir: Path, marked_steps: Collection[int]) -> Path:
