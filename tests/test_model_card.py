@@ -711,6 +711,23 @@ def test_the_card_says_what_the_weights_were_at_first(write_card, run_dir, chang
     assert ("pretrained from scratch" in card) == (not changes)
 
 
+def test_the_card_counts_the_run_that_the_weights_come_from(write_card, run_dir, tmp_path):
+    first = shutil.copytree(run_dir, tmp_path / "first")
+    edit(run_dir / "run.yaml", init_generator=str(first / "export" / "generator"))
+    for number, directory in enumerate((first, run_dir), start=1):
+        (directory / "facts.yaml").write_text(yaml.safe_dump({"watts": 100 * number, "grams_co2_per_kwh": 400}))
+    card = write_card(run_dir)["README.md"].read_text("utf-8")
+    assert f"Before that, from random weights, step 300, about {300 * TOKENS_PER_STEP:,} tokens" in card
+    assert read_run(first).command in card
+    cost, kwh = " ".join(section(card, "Cost").split()), (100 + 200) * 600 / 3.6e6
+    assert f"Before that: {300 * TOKENS_PER_STEP * FLOPS_PER_TOKEN:.3g} in 10.0 minutes." in cost
+    assert "10.0 minutes at 200 W and 10.0 minutes at 100 W, as if all devices together had drawn" in cost
+    assert f"is {kwh:.3g} kWh" in cost and f"{kwh * 400 / 1000:.3g} kg of CO2e" in cost
+    shutil.rmtree(first)
+    cost = section(write_card(run_dir)["README.md"].read_text("utf-8"), "Cost")
+    assert "What the weights that it began with had cost is not counted here." in cost and "Before that" not in cost
+
+
 def test_a_run_without_a_discriminator_has_no_card(run_dir, tmp_path):
     edit(run_dir / "run.yaml", discriminator_weight=0)
     with pytest.raises(InputError, match="has trained no discriminator.* train one from its generator M: --init_gen"):

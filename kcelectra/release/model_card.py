@@ -179,12 +179,18 @@ def describe_run(run: RunFacts, defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def estimate_energy(run: RunFacts) -> dict[str, float | None] | None:
-    """Return kWh, and grams of CO2e where they can be told: power times time; None where one of them is not known."""
-    watts, per_kwh = run.power["watts"], run.power["grams_co2_per_kwh"]
-    if run.seconds is None or watts is None:
-        return None
-    kwh = watts * run.seconds / 3.6e6
-    return {"kwh": kwh, "grams": None if per_kwh is None else kwh * per_kwh}
+    """Return kWh, and grams of CO2e where they can be told: power times time; None where one of them is not known.
+
+    Earlier runs are counted.
+    """
+    kwh, grams = 0.0, 0.0
+    for each in (run, *run.earlier):
+        watts, per_kwh = each.power["watts"], each.power["grams_co2_per_kwh"]
+        if each.seconds is None or watts is None:
+            return None
+        kwh += watts * each.seconds / 3.6e6
+        grams += math.nan if per_kwh is None else per_kwh * watts * each.seconds / 3.6e6
+    return {"kwh": kwh, "grams": None if math.isnan(grams) else grams}
 
 
 def describe_metadata(run: RunFacts, groups: list[Group], *, repo_id: str, license: str) -> ModelCardData:

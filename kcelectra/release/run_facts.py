@@ -38,6 +38,7 @@ class RunFacts:
         tokenizer: manifest of the tokenizer.
         versions: of the packages that exported the weights.
         power: `device`, `watts` and `grams_co2_per_kwh`, each None where it is not known.
+        earlier: the runs whose exports it went on from, oldest first, as far as they are where its settings say.
     """
 
     settings: dict[str, Any]
@@ -51,6 +52,7 @@ class RunFacts:
     tokenizer: dict[str, Any] | None
     versions: dict[str, str]
     power: dict[str, Any]
+    earlier: tuple["RunFacts", ...]
 
     @property
     def dataset(self) -> str | None:
@@ -141,6 +143,7 @@ def read_run(
         tokenizer=_read_stage(tokenizer_dir, "tokenizer"),
         versions=(read_manifest(run_dir / "export") or {}).get("versions", {}),
         power=_read_power(run_dir / POWER_FILE),
+        earlier=_read_earlier(settings),
     )
 
 
@@ -148,6 +151,13 @@ def name_of(value: object) -> str:
     """Return a setting as text; of a path that only this machine has, its name."""
     text = str(value)
     return os.path.basename(text.rstrip("/")) if os.path.isabs(os.path.expanduser(text)) else text
+
+
+def _read_earlier(settings: Mapping[str, Any]) -> tuple[RunFacts, ...]:
+    sources = [Path(str(settings[key])) for key in ("init_generator", "init_discriminator") if settings.get(key)]
+    run_dirs = dict.fromkeys(source.parents[1] for source in sources if source.parent.name == "export")
+    runs = [read_run(run_dir) for run_dir in run_dirs if (run_dir / SETTINGS_FILE).is_file()]
+    return tuple(each for run in runs for each in (*run.earlier, run))
 
 
 def _is_secret(key: str) -> bool:
