@@ -16,7 +16,7 @@ from kcelectra.corpus.comments import CommentReader
 from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, verify_manifest, write_manifest
-from kcelectra.pretraining.checkpoints import write_checkpoint
+from kcelectra.pretraining.checkpoints import find_last_checkpoint, write_checkpoint
 from kcelectra.pretraining.run import (
     SETTINGS_FILE,
     TOKENIZER_DIR,
@@ -88,6 +88,7 @@ def test_a_different_run_is_refused_once_it_has_trained(run_dir):
     assert "seed: None there, 1 now" in message
     assert "max_steps: " not in message
     assert "give another --output_dir" in message
+    assert f"--resume_from_checkpoint {find_last_checkpoint(run_dir)})" in message
     assert contents(run_dir) == before
 
 

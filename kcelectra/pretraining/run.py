@@ -100,8 +100,8 @@ def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
         changed -= FREE_SETTINGS if "total_train_batch_size" not in settings else FREE_SETTINGS | FREE_SPLIT
         if not changed:
             return
-        if find_checkpoints(output_dir):
-            raise InputError(_different_run(output_dir, earlier, settings, sorted(changed)))
+        if checkpoints := find_checkpoints(output_dir):
+            raise InputError(_different_run(checkpoints[-1], earlier, settings, sorted(changed)))
         shutil.rmtree(output_dir / TOKENIZER_DIR, ignore_errors=True)  # of a run that never trained
     elif output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir())):
         raise InputError(f"{output_dir} is there and holds no {SETTINGS_FILE}; give another --output_dir")
@@ -109,13 +109,14 @@ def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
     write_atomically(path, yaml.safe_dump(settings, allow_unicode=True))
 
 
-def _different_run(output_dir: Path, earlier: dict[str, Any], settings: dict[str, Any], changed: list[str]) -> str:
+def _different_run(checkpoint: Path, earlier: dict[str, Any], settings: dict[str, Any], changed: list[str]) -> str:
+    output_dir = checkpoint.parent
     listed = "; ".join(f"{key}: {earlier.get(key)} there, {settings.get(key)} now" for key in changed)
     command = ["accelerate", "launch", "recipes/pretrain.py", str(output_dir / SETTINGS_FILE)]
     command += ["--output_dir", str(output_dir)]
     return (
-        f"{output_dir} holds a different run ({listed}); give another --output_dir, or continue that run with "
-        f"`{shlex.join(command)}`"
+        f"{output_dir} holds a different run ({listed}); give another --output_dir (and, to train on from here, "
+        f"--resume_from_checkpoint {checkpoint}), or continue that run with `{shlex.join(command)}`"
     )
 
 
