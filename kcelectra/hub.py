@@ -110,16 +110,32 @@ def check_tag(tag: str | None) -> None:
         raise InputError(f"{tag!r} is no name of a revision; give letters, digits, dots and dashes, such as v2022")
 
 
-def model_files(export_dir: Path) -> dict[str, Path | bytes]:
-    """Return the files of an export by their path in a repository: the discriminator at the root, and a manifest.
+def split_revision(source: str) -> tuple[str, str | None]:
+    """Return a directory as it is; of OWNER/NAME@REVISION both parts, and None where no revision is given.
 
-    At the root is the generator where it is alone, that of a run of masked language modelling.
+    >>> split_revision("beomi/KcELECTRA-base@v2022")
+    ('beomi/KcELECTRA-base', 'v2022')
+    """
+    if Path(source).exists():
+        return source, None
+    root, _, revision = source.partition("@")
+    return root, revision or None
+
+
+def main_half(export_dir: str | Path) -> Path:
+    """Return the half of an export that is for use: the discriminator, or a generator that was trained alone."""
+    halves = Path(export_dir, "discriminator"), Path(export_dir, "generator")
+    return halves[1] if halves[1].is_dir() and not halves[0].is_dir() else halves[0]
+
+
+def model_files(export_dir: Path) -> dict[str, Path | bytes]:
+    """Return the files of an export by their path in a repository: the main half at the root, and a manifest.
 
     Raises:
         InputError: one of them is not what the manifest of the export says.
     """
     manifest = verify_manifest(export_dir)
-    root = "discriminator/" if Path(export_dir, "discriminator").is_dir() else "generator/"
+    root = f"{main_half(export_dir).name}/"
     names = {name: name.removeprefix(root) for name in manifest["files"]}
     described = {names[name]: facts for name, facts in manifest["files"].items()}
     files: dict[str, Path | bytes] = {names[name]: export_dir / name for name in names}

@@ -30,6 +30,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from kcelectra.arguments import given_settings, parse_args, run_recipe
 from kcelectra.errors import InputError
+from kcelectra.hub import main_half
 from kcelectra.pretraining.checkpoints import STATE_FILE, find_last_checkpoint, read_history, read_step
 from kcelectra.pretraining.export import export_checkpoint
 from kcelectra.pretraining.health import check_health
@@ -110,7 +111,7 @@ def probe(checkpoint: Path, arguments: ProbeArguments) -> None:
     step, probe_dir = read_step(checkpoint), checkpoint.parent / "probe"
     export_checkpoint(checkpoint, probe_dir / "export")
     options = {
-        "model": probe_dir / "export" / "discriminator",
+        "model": main_half(probe_dir / "export"),
         "task": arguments.probe_task,
         "data_dir": arguments.probe_data_dir,
         "max_train": arguments.probe_examples,

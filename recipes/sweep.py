@@ -17,6 +17,7 @@ from kcelectra.finetuning.results import RESULTS_FILE
 from kcelectra.finetuning.runner import FinetuningArguments
 from kcelectra.finetuning.sweep import Model, Sweep, log_rows, parse_model, plan_jobs, run_sweep
 from kcelectra.finetuning.tasks import TASKS
+from kcelectra.hub import main_half
 from kcelectra.pretraining.checkpoints import find_checkpoints, read_step, verify_checkpoint
 from kcelectra.pretraining.export import export_checkpoint
 
@@ -95,10 +96,7 @@ def parse_files(words: list[str]) -> dict[str, dict[str, str]]:
 
 
 def export_checkpoints(run_dir: str) -> list[Model]:
-    """Export the checkpoints of a run, those that are not yet, and return the half of each that was trained for use.
-
-    That is the discriminator, but the generator where a run was masked language modelling alone.
-    """
+    """Export the checkpoints of a run, those that are not yet, and return the half of each that is for use."""
     checkpoints = find_checkpoints(run_dir)
     if not checkpoints:
         raise InputError(f"--run_dir {run_dir} has no checkpoint-N; give the output_dir of recipes/pretrain.py")
@@ -108,8 +106,7 @@ def export_checkpoints(run_dir: str) -> list[Model]:
         if not export.exists():  # it is written whole or not at all, and a run never writes a checkpoint anew
             verify_checkpoint(checkpoint)
             export_checkpoint(checkpoint, export)
-        halves = [export / "discriminator", export / "generator"]
-        models.append(Model(str(next(filter(Path.is_dir, halves))), step=read_step(checkpoint)))
+        models.append(Model(str(main_half(export)), step=read_step(checkpoint)))
     return models
 
 

@@ -24,6 +24,7 @@ from kcelectra.finetuning.own_data import TaskData
 from kcelectra.finetuning.results import RESULTS_FILE, describe_row, read_results
 from kcelectra.finetuning.runner import finetune
 from kcelectra.finetuning.tasks import TASKS
+from kcelectra.hub import split_revision
 
 logger = logging.getLogger(__name__)
 
@@ -119,9 +120,7 @@ def log_rows() -> None:
 
 def parse_model(word: str, *, step: int | None = None) -> Model:
     """Return a model that is given as a directory, OWNER/NAME or OWNER/NAME@REVISION."""
-    repository, _, revision = word.partition("@")
-    is_local = Path(word).exists()
-    return Model(word if is_local else repository, None if is_local else revision or None, step)
+    return Model(*split_revision(word), step)
 
 
 def plan_jobs(

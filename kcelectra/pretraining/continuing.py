@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -22,6 +21,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from kcelectra.errors import InputError
+from kcelectra.hub import split_revision
 from kcelectra.pretraining.configuration import SHARED_SIZES, KcElectraConfig
 from kcelectra.pretraining.modeling import SHARED_EMBEDDINGS, KcElectraForPreTraining
 from kcelectra.tokenization import check_pairing
@@ -205,8 +205,8 @@ def _explain(source: str, half: str) -> Iterator[None]:
 
 def _locate(source: str, half: str) -> tuple[str, dict[str, Any]]:
     """Return the directory or repository of a half, and the revision and the folder in it."""
-    root, _, revision = (source, "", "") if Path(source).exists() else source.partition("@")
-    where = {"revision": revision or None}
+    root, revision = split_revision(source)
+    where = {"revision": revision}
     inner = cached_file(root, f"{half}/config.json", **where, _raise_exceptions_for_missing_entries=False)
     return root, {**where, "subfolder": half if inner else ""}
 

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from kcelectra.errors import InputError
+from kcelectra.hub import split_revision
 from kcelectra.tokenization import check_pairing, load_tokenizer
 
 
@@ -75,18 +76,6 @@ def load_model(source: str, classifiers: Sequence[str] = ()) -> TriedModel:
         raise InputError(
             f"cannot load {given}: {reason}; give a directory such as out/smoke/export, or OWNER/NAME@REVISION"
         ) from error
-
-
-def split_revision(source: str) -> tuple[str, str | None]:
-    """Return a directory as it is; of OWNER/NAME@REVISION both parts, and None where no revision is given.
-
-    >>> split_revision("beomi/KcELECTRA-base@v2022")
-    ('beomi/KcELECTRA-base', 'v2022')
-    """
-    if Path(source).exists():
-        return source, None
-    root, _, revision = source.partition("@")
-    return root, revision or None
 
 
 def _load(kind: Any, source: str, revision: str | None, *, subfolder: str = "") -> PreTrainedModel:

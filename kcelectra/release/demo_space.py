@@ -9,9 +9,8 @@ from pathlib import Path
 from huggingface_hub import SpaceCardData
 
 from kcelectra.errors import InputError
-from kcelectra.hub import check_repo_id
+from kcelectra.hub import check_repo_id, split_revision
 from kcelectra.manifest import write_atomically
-from kcelectra.release.demo_model import split_revision
 
 GRADIO = "6.31.0"  # that the page was tested with; a test compares constraints.txt
 #: What the page imports, with what these need; a test compares.

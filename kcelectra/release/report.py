@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kcelectra.errors import InputError
+from kcelectra.hub import main_half
 from kcelectra.manifest import write_atomically
 from kcelectra.release.page import embed, render_page
 from kcelectra.release.plots import draw_plots
@@ -122,9 +123,7 @@ def check_learning(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def loading_snippet(run_dir: str | Path) -> str:
     """Return the two lines of Python that load the result."""
-    export = Path(run_dir, "export")
-    is_masked_model = (export / "generator").is_dir() and not (export / "discriminator").is_dir()
-    half = (export / ("generator" if is_masked_model else "discriminator")).as_posix()
+    half = main_half(Path(run_dir, "export")).as_posix()
     return f'from transformers import AutoModel\nmodel = AutoModel.from_pretrained("{half}")'
 
 

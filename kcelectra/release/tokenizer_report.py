@@ -17,6 +17,7 @@ from kcelectra.errors import InputError
 from kcelectra.finetuning.coverage import measure_coverage, measure_span_ceiling
 from kcelectra.finetuning.sources import read_rows, read_spans
 from kcelectra.finetuning.tasks import TASKS
+from kcelectra.hub import split_revision
 from kcelectra.manifest import read_manifest, write_atomically
 from kcelectra.tokenization.loading import identify_tokenizer, load_tokenizer, tokens_by_id
 from kcelectra.tokenization.vocabulary import hash_vocabulary
@@ -179,10 +180,8 @@ def _read_sets(
 
 
 def _load(source: str | Path) -> PreTrainedTokenizerBase:
-    repository, _, revision = str(source).partition("@")
-    if revision and not Path(source).exists():
-        return load_tokenizer(repository, revision=revision, for_pretraining=False)
-    return load_tokenizer(source, for_pretraining=False)
+    root, revision = split_revision(str(source))
+    return load_tokenizer(root, revision=revision, for_pretraining=False)
 
 
 def _manifest_of(source: str | Path) -> dict[str, Any] | None:
