@@ -98,7 +98,8 @@ class Sweep:
             revision=job.model.revision,
             step=job.model.step,
             results_file=Path(self.output_dir, RESULTS_FILE),
-            disable_tqdm=parent_process() is not None,  # bars of several processes would overwrite each other
+            # bars of several processes would overwrite each other, and in a file fill it
+            disable_tqdm=parent_process() is not None or not sys.stderr.isatty(),
             **options,
         )
         logger.info(describe_row(row))
