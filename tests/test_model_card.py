@@ -711,9 +711,10 @@ def test_the_card_says_what_the_weights_were_at_first(write_card, run_dir, chang
     assert ("pretrained from scratch" in card) == (not changes)
 
 
-def test_the_card_counts_the_run_that_the_weights_come_from(write_card, run_dir, tmp_path):
+@pytest.mark.parametrize("source", ["export", "export/generator"])
+def test_the_card_counts_the_run_that_the_weights_come_from(write_card, run_dir, tmp_path, source):
     first = shutil.copytree(run_dir, tmp_path / "first")
-    edit(run_dir / "run.yaml", init_generator=str(first / "export" / "generator"))
+    edit(run_dir / "run.yaml", init_generator=str(first / source))
     for number, directory in enumerate((first, run_dir), start=1):
         (directory / "facts.yaml").write_text(yaml.safe_dump({"watts": 100 * number, "grams_co2_per_kwh": 400}))
     card = write_card(run_dir)["README.md"].read_text("utf-8")

@@ -155,7 +155,8 @@ def name_of(value: object) -> str:
 
 def _read_earlier(settings: Mapping[str, Any]) -> tuple[RunFacts, ...]:
     sources = [Path(str(settings[key])) for key in ("init_generator", "init_discriminator") if settings.get(key)]
-    run_dirs = dict.fromkeys(source.parents[1] for source in sources if source.parent.name == "export")
+    exports = [each for source in sources for each in (source, source.parent) if each.name == "export"]
+    run_dirs = dict.fromkeys(export.parent for export in exports)
     runs = [read_run(run_dir) for run_dir in run_dirs if (run_dir / SETTINGS_FILE).is_file()]
     return tuple(each for run in runs for each in (*run.earlier, run))
 
