@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from kcelectra import KcElectraConfig, KcElectraForPreTraining, export_checkpoint
 from kcelectra.errors import InputError
-from kcelectra.hub import model_files
+from kcelectra.hub import main_half, model_files
 from kcelectra.manifest import verify_manifest
 from kcelectra.pretraining.checkpoints import write_checkpoint
 from kcelectra.pretraining.export import export_model
@@ -134,3 +134,11 @@ def test_a_sweep_of_a_run_measures_the_half_that_was_trained_for_use(tokenizer, 
     assert "model.safetensors" in names and ("generator/model.safetensors" in names) == (half == "discriminator")
     assert (found.source, found.step) == (str(tmp_path / "exports" / "checkpoint-7" / half), 7)
     assert AutoConfig.from_pretrained(found.source).hidden_size == 128
+
+
+def test_the_main_half_of_an_export_is_the_discriminator_or_a_generator_alone(tmp_path):
+    (tmp_path / "generator").mkdir()
+    assert main_half(tmp_path) == tmp_path / "generator"
+    (tmp_path / "discriminator").mkdir()
+    assert main_half(tmp_path) == tmp_path / "discriminator"
+    assert main_half(tmp_path / "none") == tmp_path / "none" / "discriminator"

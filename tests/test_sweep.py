@@ -14,6 +14,7 @@ import torch
 from transformers import ElectraConfig, ElectraForPreTraining
 
 from kcelectra.errors import InputError
+from kcelectra.finetuning import sweep as sweep_module
 from kcelectra.finetuning.results import read_results
 from kcelectra.finetuning.sweep import Job, Model, Sweep, parse_model, plan_jobs, run_sweep
 from kcelectra.finetuning.tasks import TASKS
@@ -203,3 +204,15 @@ def test_two_sweeps_at_once_share_the_runs(models, data_dir, tmp_path):
     processes = [start(models, data_dir, tmp_path) for _ in range(2)]
     assert ["12 runs in" in process.communicate(timeout=240)[0] for process in processes] == [True, True]
     assert len(keys_of(tmp_path)) == len(set(keys_of(tmp_path))) == 12
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_progress_bar_is_shown_to_a_terminal_alone(monkeypatch, tmp_path, is_terminal):
+    given = []
+    monkeypatch.setattr(
+        sweep_module, "finetune", lambda *args, **options: given.append(options) or {"collapsed": False}
+    )
+    monkeypatch.setattr(sweep_module, "describe_row", str)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal, raising=False)
+    list(Sweep(str(tmp_path)).run(Job(Model("m"), "nsmc", 0)))
+    assert [options["disable_tqdm"] for options in given] == [not is_terminal]
