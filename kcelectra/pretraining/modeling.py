@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask
@@ -218,11 +218,11 @@ class KcElectraForPreTraining(PreTrainedModel):
                 discriminator_logits = torch.zeros_like(is_token, dtype=torch.float32)
             discriminator_loss = _mean_binary_cross_entropy(discriminator_logits, is_replaced, is_token, num_tokens)
         loss = self.config.generator_weight * generator_loss
-        if generator_only:  # a process group waits for a gradient of each parameter
+        if not generator_only:
+            loss = loss + self.config.discriminator_weight * discriminator_loss
+        elif distributed.is_initialized():  # a process group waits for a gradient of each parameter
             waited_for = (each for each in self.discriminator.parameters() if not isinstance(each, DTensor))
             loss = loss + 0.0 * sum(parameter.sum() for parameter in waited_for)
-        else:
-            loss = loss + self.config.discriminator_weight * discriminator_loss
         return KcElectraForPreTrainingOutput(
             loss=loss,
             generator_loss=generator_loss,
