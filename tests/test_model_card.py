@@ -729,10 +729,20 @@ def test_the_card_counts_the_run_that_the_weights_come_from(write_card, run_dir,
     assert "What the weights that it began with had cost is not counted here." in cost and "Before that" not in cost
 
 
-def test_a_run_without_a_discriminator_has_no_card(run_dir, tmp_path):
+def test_a_masked_language_model_that_was_trained_alone_has_a_card_without_a_discriminator(run_dir, tmp_path):
     edit(run_dir / "run.yaml", discriminator_weight=0)
-    with pytest.raises(InputError, match="has trained no discriminator.* train one from its generator M: --init_gen"):
-        write_model_card(tmp_path, repo_id=REPO, license="mit", run_dir=run_dir)
+    release_dir = Path(shutil.copytree(run_dir / "export" / "generator", tmp_path / "release"))
+    write_model_card(release_dir, repo_id=REPO, license="mit", run_dir=run_dir)
+    card = (release_dir / "README.md").read_text("utf-8")
+    assert "masked-language-modeling" in card and "replaced-token-detection" not in card
+    assert "pretrained\nfrom scratch to fill blanks in comments. It has no discriminator." in card
+    assert "Masked language modelling alone (`--discriminator_weight 0`), from random weights:\nstep" in card
+    code = re.search(r"```python\n(import torch.*?)```", card, re.DOTALL)[1]
+    names: dict = {}
+    exec(code.replace(f'"{REPO}", "main"', f'"{release_dir}", "main"'), names)
+    assert names["scores"].shape[-1] == names["masked"].config.vocab_size
+    for word in ("generator/", "is_replaced", "AutoModelForPreTraining", "the generator fills", "생성기"):
+        assert word not in card, word
 
 
 def test_what_is_pushed_can_be_looked_at_first(trained, run_dir, tmp_path, monkeypatch, capsys):

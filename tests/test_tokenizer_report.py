@@ -54,7 +54,7 @@ def test_every_set_is_measured_with_every_vocabulary(report):
         assert {key for coverage in one["coverage"].values() for key in coverage} >= set(MEASURES)
     assert written["vocabularies"]["vocab"]["span_ceiling"] == 1.0
     assert written["vocabularies"]["joined"]["span_ceiling"] == 0.0
-    assert written["max_lengths"] == {"nsmc": 50, "korquad": 512, "corpus": 128}
+    assert written["max_lengths"] == {"nsmc": 128, "korquad": 512, "corpus": 128}
 
 
 def test_tasks_without_a_file_are_named(report):

@@ -112,7 +112,7 @@ PROTOCOLS = {
             warmup=0.0,
             is_original=True,
             changes={
-                "nsmc": {"eval_steps": 2000},
+                "nsmc": {"max_length": 50, "eval_steps": 2000},
                 "naver-ner": {"eval_steps": 1000},
                 "paws": {"adam_epsilon": 1e-7, "eval_steps": 1000},
                 "kornli": {"eval_steps": 3000},
@@ -128,7 +128,7 @@ PROTOCOLS = {
             warmup=0.0,
             is_original=True,
             changes={
-                "nsmc": {"max_length": 128, "batch_size": 32, "num_epochs": 10, "eval_steps": 2000},
+                "nsmc": {"batch_size": 32, "num_epochs": 10, "eval_steps": 2000},
                 "naver-ner": {"max_length": 128, "batch_size": 32, "learning_rate": 5e-5, "eval_steps": 1000},
                 "paws": {"eval_steps": 1000},
                 "kornli": {

@@ -77,8 +77,9 @@ def write_model_card(
     What is not at hand the card says is missing; nothing in it is typed by hand that a file knows.
 
     Args:
-        release_dir: what will be the repository: discriminator and tokenizer, and `generator/`. Gets `README.md`,
-            `images/` and `.eval_results/`; those of an earlier card are replaced.
+        release_dir: what will be the repository: discriminator and tokenizer, and `generator/`; or a masked language
+            model that was trained alone. Gets `README.md`, `images/` and `.eval_results/`; those of an earlier card
+            are replaced.
         repo_id: `OWNER/NAME`, where it will be on the Hub.
         license: of the weights, by its id on the Hub.
         run_dir: the run that made the weights; see `read_run` for what can be added to it.
@@ -90,18 +91,14 @@ def write_model_card(
             ones are told.
 
     Raises:
-        InputError: a file that the card is made of is not what it should be, the run trained no discriminator, no row
-            of the results is of these weights, or the id or the licence is none.
+        InputError: a file that the card is made of is not what it should be, no row of the results is of these
+            weights, or the id or the licence is none.
     """
     release_dir = Path(release_dir)
     _check_ids(repo_id, license)
     run = read_run(run_dir, step=step, corpus_dir=corpus_dir, tokenizer_dir=tokenizer_dir)
-    if run.settings.get("discriminator_weight") == 0:
-        raise InputError(
-            f"{run_dir} has trained no discriminator, so there is no card for it; train one from its generator M: "
-            "--init_generator M --init_discriminator M --frozen_generator true --embedding_sharing gdes"
-        )
-    halves = {"discriminator": describe_half(release_dir), "generator": describe_half(release_dir / "generator")}
+    model = describe_half(release_dir)
+    generator = describe_half(release_dir / "generator") if run.has_discriminator else None
     own, family = read_model_scores(results_file, release_dir) if results_file is not None else ([], [])
     for name in (IMAGES_DIR, EVAL_RESULTS_DIR):
         shutil.rmtree(release_dir / name, ignore_errors=True)
@@ -114,8 +111,9 @@ def write_model_card(
         card_data=describe_metadata(run, own, repo_id=repo_id, license=license).to_yaml(),
         **describe_run(run, defaults or {}),
         **describe_tokenizer(release_dir, run),
-        **halves,
         **_name_release(repo_id),
+        model=model,
+        generator=generator,
         license=license,
         sizes=SIZES,
         images_dir=IMAGES_DIR,
@@ -207,7 +205,8 @@ def describe_metadata(run: RunFacts, groups: list[Group], *, repo_id: str, licen
             "training_type": "pre-training",
             **({"hardware_used": show(run.power["device"])} if run.power["device"] else {}),
         }
-    tags = ["electra", "korean", "comments", "replaced-token-detection", "kcelectra"]
+    objective = "replaced-token-detection" if run.has_discriminator else "masked-language-modeling"
+    tags = ["electra", "korean", "comments", objective, "kcelectra"]
     return ModelCardData(language="ko", license=license, library_name="transformers", tags=tags, **facts)
 
 

@@ -77,6 +77,11 @@ class RunFacts:
         return ", ".join(f"the {half} from {source}" for half, source in known.items()) or "from random weights"
 
     @property
+    def has_discriminator(self) -> bool:
+        """Whether one was trained: with a weight of 0 it was masked language modelling alone."""
+        return self.settings.get("discriminator_weight") != 0
+
+    @property
     def rules(self) -> str | None:
         """The rule set that the text was cleaned by, where a manifest or the settings name it."""
         if self.corpus is not None:
