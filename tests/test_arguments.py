@@ -236,7 +236,7 @@ def test_given_settings_are_a_preset_of_the_same_run(tmp_path, preset, words):
 
 
 def test_there_are_presets():
-    assert {path.parent.name for path in PRESETS} >= {"smoke", "small", "base-v2021", "base-v2022", "comments-tiny"}
+    assert {path.parent.name for path in PRESETS} >= {"smoke", "small", "base-v2021", "base-v2022", "comments-tiny", "comments-small"}
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.parent.name + "/" + path.name)

@@ -268,7 +268,7 @@ def readme_commands(readme: str = "README.md") -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-PRESET_READMES = ("recipes/comments-tiny/README.md",)
+PRESET_READMES = ("recipes/comments-tiny/README.md", "recipes/comments-small/README.md")
 
 
 @pytest.mark.parametrize(
