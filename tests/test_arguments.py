@@ -236,7 +236,8 @@ def test_given_settings_are_a_preset_of_the_same_run(tmp_path, preset, words):
 
 
 def test_there_are_presets():
-    assert {path.parent.name for path in PRESETS} >= {"smoke", "small", "base-v2021", "base-v2022", "comments-tiny", "comments-small"}
+    names = {"smoke", "small", "base-v2021", "base-v2022", "comments-tiny", "comments-small"}
+    assert {path.parent.name for path in PRESETS} >= names
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.parent.name + "/" + path.name)

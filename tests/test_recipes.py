@@ -102,7 +102,8 @@ def test_another_run_in_the_same_directory_is_refused_with_the_cure(first_run):
     assert "Traceback" not in result.stderr.split("error: ")[0]
 
 
-def test_a_probe_adds_the_score_of_a_checkpoint(first_run, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("half", ["discriminator", "generator"])
+def test_a_probe_adds_the_score_of_a_checkpoint(first_run, tmp_path, monkeypatch, capsys, half):
     """In a process of its own, which must not take itself for one of several that train together."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name, start in (("ratings_train.txt", 0), ("ratings_test.txt", 100)):
@@ -110,10 +111,13 @@ def test_a_probe_adds_the_score_of_a_checkpoint(first_run, tmp_path, monkeypatch
         (tmp_path / name).write_text(f"id\tdocument\tlabel\n{''.join(rows)}", encoding="utf-8")
     recipe = load_recipe()
     checkpoint = Path(shutil.copytree(first_run[0] / "out/smoke/checkpoint-6", tmp_path / "run/checkpoint-6"))
+    if half == "generator":  # of a run that trained it alone
+        config = json.loads((checkpoint / "config.json").read_text())
+        (checkpoint / "config.json").write_text(json.dumps(config | {"discriminator_weight": 0.0}))
     probe_args = recipe.ProbeArguments(probe_task="nsmc", probe_data_dir=str(tmp_path), probe_examples=20)
     recipe.probe(checkpoint, probe_args)
     (row,) = (json.loads(line) for line in (tmp_path / "run/probe/results.jsonl").read_text().splitlines())
-    assert (row["step"], row["task"]) == (6, "nsmc")
+    assert (row["step"], row["task"], Path(row["model"]).name) == (6, "nsmc", half)
     assert f"probe of step 6: accuracy {row['metrics']['accuracy']:.4f}" in capsys.readouterr().out
     recipe.probe(checkpoint, recipe.ProbeArguments(probe_task="nope", probe_data_dir=str(tmp_path)))
     with pytest.raises(InputError, match="give --probe_data_dir"):

@@ -54,6 +54,15 @@ def test_a_new_directory_is_made_and_holds_the_settings(run_dir):
     assert list(contents(run_dir)) == [SETTINGS_FILE]
 
 
+def test_a_link_to_nothing_is_not_claimed(run_dir, tmp_path):
+    run_dir.parent.mkdir()
+    run_dir.symlink_to(tmp_path / "disk")
+    with pytest.raises(InputError, match="run links to nothing; make .*disk, or give another --output_dir"):
+        claim_run_dir(run_dir, SETTINGS)
+    (tmp_path / "disk").mkdir()
+    claim_run_dir(run_dir, SETTINGS)
+
+
 def test_an_empty_directory_is_claimed(run_dir):
     run_dir.mkdir(parents=True)
     claim_run_dir(run_dir, SETTINGS)

@@ -105,6 +105,8 @@ def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
         shutil.rmtree(output_dir / TOKENIZER_DIR, ignore_errors=True)  # of a run that never trained
     elif output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir())):
         raise InputError(f"{output_dir} is there and holds no {SETTINGS_FILE}; give another --output_dir")
+    elif output_dir.is_symlink() and not output_dir.exists():
+        raise InputError(f"{output_dir} links to nothing; make {output_dir.readlink()}, or give another --output_dir")
     output_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(path, yaml.safe_dump(settings, allow_unicode=True))
 
