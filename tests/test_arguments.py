@@ -1,6 +1,7 @@
 """One flat YAML, then `--key value`; whatever is misspelt is an error that names the right spelling."""
 
 import importlib.util
+import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -251,6 +252,8 @@ def test_a_shipped_preset_parses_and_every_value_arrives(path, tmp_path):
             assert arrived == str(tmp_path)
         elif isinstance(arrived, int | float) and not isinstance(arrived, bool):
             assert arrived == float(value)
+        elif isinstance(arrived, dict):
+            assert arrived == json.loads(value)
         else:
             assert str(arrived).removeprefix("SchedulerType.").lower() == str(value).lower()
     assert model.size in SIZES
