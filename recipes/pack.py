@@ -39,6 +39,10 @@ class PackArguments:
     min_chars: int | None = field(
         default=None, metadata={"help": "Leave out comments with fewer characters; 10, or 0 for a built corpus."}
     )
+    fill_documents: bool = field(
+        default=False,
+        metadata={"help": "Make a document of as much of a thread as a row holds, not of a comment and its replies."},
+    )
     seed: int = field(default=0, metadata={"help": "Of the shuffle."})
     num_workers: int | None = field(default=None, metadata={"help": "Processes; one a core if not given."})
 
@@ -55,6 +59,7 @@ def main() -> None:
         max_length=arguments.max_length,
         rules=arguments.rules,
         min_chars=arguments.min_chars,
+        fill_documents=arguments.fill_documents,
         seed=arguments.seed,
         num_workers=arguments.num_workers,
     )

@@ -180,6 +180,18 @@ def test_small_files_are_packed_together_into_the_rows_of_the_stream(source, tok
     assert sorted(contents(read_epoch(tmp_path / "out"))) == sorted(contents(stream))
 
 
+def test_filled_documents_are_those_of_the_stream(source, tokenizer, packed_dir, tmp_path, small):
+    manifest = pack(source, tokenizer, tmp_path / "out", fill_documents=True)
+    options = {"max_length": MAX_LENGTH, "num_passes": 1, "fill_documents": True}
+    stream = PackedStream(CommentReader(str(source)), tokenizer, **options)
+    assert Counter(documents_of(read_epoch(tmp_path / "out"))) == Counter(documents_of(stream))
+    assert manifest["settings"]["fill_documents"] is True
+    with pytest.raises(InputError, match="holds rows of something else: fill_documents was None and is True"):
+        pack(source, tokenizer, packed_dir, fill_documents=True)
+    with pytest.raises(InputError, match="holds rows of something else: fill_documents was True and is None"):
+        pack(source, tokenizer, tmp_path / "out")
+
+
 def test_the_manifest_says_what_the_rows_are(source, packed_dir, tokenizer):
     rows = PackedRows(str(packed_dir), seed=0)
     manifest, ids = rows.manifest, np.array(contents(read_epoch(packed_dir)))

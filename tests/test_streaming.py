@@ -498,8 +498,9 @@ def test_a_fingerprint_tells_streams_of_other_rows_apart(tmp_path, sample_file, 
     assert make_stream(sample_file, tokenizer, num_passes=7).fingerprint == print_of
     assert print_of["tokenizer_sha256"] == hash_tokenizer(tokenizer)
     assert print_of["source"] == CommentReader(str(sample_file)).fingerprint()
-    for setting in ({"max_length": 32}, {"rules": "v2021"}, {"min_chars": 3}, {"seed": 1}, {"shuffle_window": 2}):
-        assert make_stream(sample_file, tokenizer, **setting).fingerprint != print_of
+    settings = {"max_length": 32, "rules": "v2021", "min_chars": 3, "seed": 1, "shuffle_window": 2}
+    for name, value in (settings | {"fill_documents": True}).items():
+        assert make_stream(sample_file, tokenizer, **{name: value}).fingerprint != print_of
     save_tokenizer(tokenizer, tmp_path)
     assert make_stream(sample_file, load_tokenizer(tmp_path)).fingerprint == print_of
     vocabulary = (tmp_path / "vocab.txt").read_text(encoding="utf-8").split("\n")
@@ -580,7 +581,7 @@ def test_streams_from_the_hub_are_resumed_exactly_twice_too(tmp_path, sample_com
 # documents
 
 
-def build_documents(comments: list[Comment], **options: bool) -> list[tuple[list[int], list[int]]]:
+def build_documents(comments: list[Comment], **options) -> list[tuple[list[int], list[int]]]:
     """Documents, each comment standing for itself as its number."""
     builder = DocumentBuilder(**options)
     added = chain.from_iterable(builder.add(comment, [number]) for number, comment in enumerate(comments))
@@ -626,6 +627,29 @@ def test_neighbours_of_a_thread_are_paired_where_parents_are_not_known():
     assert build_documents(comments, pair_neighbours=True) == expected
 
 
+def test_a_filled_document_holds_the_comments_of_a_thread_in_their_order_and_cuts_the_last():
+    comments = [Comment("", "a", str(number), "0") for number in range(3)] + [Comment("", "b")] + 3 * [Comment("")]
+    builder = DocumentBuilder(fill=5)
+    added = chain.from_iterable(builder.add(comment, 4 * [number]) for number, comment in enumerate(comments))
+    assert [*added, *builder.flush()] == [
+        ([0, 0, 0, 0], [1]),
+        ([1, 1, 1], [2, 2]),
+        ([2, 2], []),
+        ([3, 3, 3, 3], []),  # another thread
+        ([4, 4, 4, 4], [5]),  # no thread is one, too
+        ([5, 5, 5], [6, 6]),
+        ([6, 6], []),
+    ]
+
+
+def test_filled_documents_are_as_long_as_rows_and_hold_the_same_tokens(sample_file, tokenizer):
+    streams = [make_stream(sample_file, tokenizer, fill_documents=fill) for fill in (False, True)]
+    rows = [np.concatenate([row["input_ids"] for row in stream]) for stream in streams]
+    assert np.array_equal(*(np.sort(ids[ids > MASK]) for ids in rows))
+    lengths = [stream.counts["tokens"] / stream.counts["documents"] for stream in streams]
+    assert lengths[0] < 40 < 50 < lengths[1] <= 64
+
+
 def test_a_thread_of_any_length_is_cut_and_loses_nothing(monkeypatch):
     monkeypatch.setattr("kcelectra.pretraining.streaming.MAX_OPEN_DOCUMENTS", 10)
     comments = [Comment("", "a", str(number), "0" if number % 7 == 6 else None) for number in range(100)]
@@ -634,9 +658,9 @@ def test_a_thread_of_any_length_is_cut_and_loses_nothing(monkeypatch):
     assert documents[0] == ([0], [6])
 
 
-@pytest.mark.parametrize("pair_neighbours", [False, True])
+@pytest.mark.parametrize("options", [{}, {"pair_neighbours": True}, {"fill": 7}])
 @pytest.mark.parametrize("cut", range(0, 100, 9))
-def test_a_builder_goes_on_where_another_one_was(monkeypatch, pair_neighbours, cut):
+def test_a_builder_goes_on_where_another_one_was(monkeypatch, options, cut):
     monkeypatch.setattr("kcelectra.pretraining.streaming.MAX_OPEN_DOCUMENTS", 30)
     draw = random.Random(cut)
     comments = [
@@ -647,12 +671,12 @@ def test_a_builder_goes_on_where_another_one_was(monkeypatch, pair_neighbours, c
     def build(builder, first, last):
         return [*chain.from_iterable(builder.add(comments[i], [i]) for i in range(first, last))]
 
-    whole = build_documents(comments, pair_neighbours=pair_neighbours)
-    builder = DocumentBuilder(pair_neighbours=pair_neighbours)
+    whole = build_documents(comments, **options)
+    builder = DocumentBuilder(**options)
     before, state = build(builder, 0, cut), builder.state
     kept = json.dumps(state)
     build(builder, cut, 100)
     assert json.dumps(state) == kept  # whatever the builder does after it
     for _ in range(2):  # nor does a builder that goes on from it change it
-        resumed = DocumentBuilder(pair_neighbours=pair_neighbours, state=state)
+        resumed = DocumentBuilder(**options, state=state)
         assert [*before, *build(resumed, cut, 100), *resumed.flush()] == whole

@@ -43,6 +43,7 @@ def pack_corpus(
     max_length: int = 128,
     rules: str | None = None,
     min_chars: int | None = None,
+    fill_documents: bool = False,
     seed: int = 0,
     num_workers: int | None = None,
 ) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def pack_corpus(
         max_length: of a row.
         rules: rule set that cleans; v2022 if None, none for a built corpus.
         min_chars: shortest comment that is kept; 10 if None, 0 for a built corpus.
+        fill_documents: a document is not a comment and its replies but as much of a thread as a row holds.
         seed: of the shuffle.
         num_workers: processes; one a core if None.
 
@@ -80,6 +82,7 @@ def pack_corpus(
     if seed < 0 or (num_workers is not None and num_workers < 1):
         raise InputError(f"give a --seed of 0 or more, not {seed}, and --num_workers of 1 or more, not {num_workers}")
     settings = {"max_length": max_length, **cleaning, "text_column": reader.text_column, "seed": seed}
+    settings |= {"fill_documents": True} if fill_documents else {}
     try:
         work_dir = _plan(reader, tokenizer, Path(output_dir), settings)
         if work_dir is not None:
@@ -128,9 +131,9 @@ def _plan(
 
 def _require_same(output_dir: Path, earlier: dict[str, Any], settings: dict[str, Any]) -> None:
     changed = [
-        f"{key} was {earlier.get(key)!r} and is {value!r}"
-        for key, value in settings.items()
-        if earlier.get(key) != value
+        f"{key} was {earlier.get(key)!r} and is {settings.get(key)!r}"
+        for key in {**settings, **earlier}
+        if earlier.get(key) != settings.get(key)
     ]
     if changed:
         raise InputError(
@@ -201,7 +204,7 @@ def pack_part(work_dir: str, index: int) -> dict[str, Any]:
     reader.files = files
     tokenizer = load_tokenizer(Path(work_dir).parent / TOKENIZER_DIR)
     cleaning = {key: settings[key] for key in ("max_length", "rules", "min_chars")}
-    stream = PackedStream(reader, tokenizer, **cleaning)
+    stream = PackedStream(reader, tokenizer, **cleaning, fill_documents=settings.get("fill_documents", False))
     rows = stream._pack(START)  # of one pass, in their order, however few
     keys = np.random.PCG64([settings["seed"], index])  # its stream stays with every numpy (NEP 19)
     row, schema = np.dtype((row_dtype(len(tokenizer)), settings["max_length"])), _schema("key", plan)

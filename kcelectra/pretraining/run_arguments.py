@@ -120,6 +120,10 @@ class DataArguments:
         default=None,
         metadata={"help": f"Tokens of a row; {DEFAULT_MAX_LENGTH} if not given, of packed rows what they have."},
     )
+    fill_documents: bool = field(
+        default=False,
+        metadata={"help": "Make a document of as much of a thread as a row holds, not of a comment and its replies."},
+    )
     shuffle_window: int = field(default=SHUFFLE_WINDOW, metadata={"help": "Rows that are shuffled together."})
 
     def cleaning(self) -> dict[str, Any]:

@@ -55,12 +55,17 @@ class DocumentBuilder:
     Args:
         pair_neighbours: make a document of two neighbours of a thread; for sources that know threads but not parents,
             so that token type 1 is trained as in the reference.
+        fill: join the comments of a thread in their order, whoever replies to whom, and cut the last so that a
+            document has just this many tokens without special ones. Comments without a thread are one thread.
         state: of the builder that this one goes on for.
     """
 
-    def __init__(self, *, pair_neighbours: bool = False, state: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, pair_neighbours: bool = False, fill: int | None = None, state: dict[str, Any] | None = None
+    ) -> None:
         state = state or {"thread": None, "documents": [], "numbers": {}}
         self.pair_neighbours = pair_neighbours
+        self.fill = fill
         self._thread: str | None = state["thread"]
         self._open = [_Document(comment, [*replies]) for comment, replies in state["documents"]]
         self._numbers: dict[str, int] = {**state["numbers"]}  # in `_open`, by comment id
@@ -76,6 +81,9 @@ class DocumentBuilder:
         if comment.thread != self._thread or len(self._open) > MAX_OPEN_DOCUMENTS:
             yield from self.flush()
         self._thread = comment.thread
+        if self.fill is not None:
+            yield from self._fill(ids)
+            return
         if not self._open and comment.thread is None and comment.comment_id is None:
             yield ids, []  # nothing can join it, so that there is nothing to remember of a source of text alone
             return
@@ -87,6 +95,19 @@ class DocumentBuilder:
             self._open[number].replies.extend(ids)
         if comment.comment_id is not None:
             self._numbers.setdefault(comment.comment_id, number)
+
+    def _fill(self, ids: list[int]) -> Iterator[tuple[list[int], list[int]]]:
+        assert self.fill is not None
+        while ids:
+            if not self._open:
+                self._open.append(_Document([]))
+            document = self._open[0]
+            part = document.replies if document.comment else document.comment
+            room = self.fill - len(document.comment) - len(document.replies)
+            part.extend(ids[:room])
+            ids = ids[room:]
+            if len(document.comment) + len(document.replies) >= self.fill:
+                yield from self.flush()
 
     def _find(self, comment: Comment) -> int | None:
         if not self.pair_neighbours:
@@ -119,6 +140,7 @@ class PackedStream(IterableDataset):
         seed: of the shuffle.
         shuffle_window: rows that are shuffled together.
         num_passes: over the source; without end if None, for a run that counts steps.
+        fill_documents: a document is not a comment and its replies but as much of a thread as a row holds.
 
     Attributes:
         counts: `comments`, `too short`, `documents`, `tokens` (special ones included) and `rows` that were generated,
@@ -139,6 +161,7 @@ class PackedStream(IterableDataset):
         seed: int = 0,
         shuffle_window: int = SHUFFLE_WINDOW,
         num_passes: int | None = None,
+        fill_documents: bool = False,
     ) -> None:
         get_rules(rules)
         self.reader = reader
@@ -149,6 +172,7 @@ class PackedStream(IterableDataset):
         self.seed = seed
         self.shuffle_window = shuffle_window
         self.num_passes = num_passes
+        self.fill_documents = fill_documents
         self._backend = _copy_backend(tokenizer)
         self._frame = partial(
             frame_document,
@@ -165,6 +189,7 @@ class PackedStream(IterableDataset):
         return {
             "source": self.reader.fingerprint(),
             **{name: getattr(self, name) for name in names},
+            **({"fill_documents": True} if self.fill_documents else {}),
             "tokenizer_sha256": hash_tokenizer(self.tokenizer),
         }
 
@@ -255,7 +280,8 @@ class PackedStream(IterableDataset):
             )
 
     def _pack(self, state: dict[str, Any]) -> Iterator[np.ndarray]:
-        builder = DocumentBuilder(state=state["building"])
+        fill = self.max_length - 3 if self.fill_documents else None  # `[CLS]` and two `[SEP]`
+        builder = DocumentBuilder(fill=fill, state=state["building"])
         packer = Packer(self.max_length, pad_token_id=self.tokenizer.pad_token_id, pending=state["pending"])
         for position, comments in self.reader.read(state["position"]):
             batch = {"position": position, "building": builder.state, "pending": packer.pending}
