@@ -390,3 +390,13 @@ def test_what_cannot_be_seen_is_spelt_out_and_emoji_are_left_alone():
 def test_checkpoints_of_one_run_have_a_name_in_common(tmp_path, model, step, family):
     (group,) = read_groups(write_results(tmp_path, make_runs([15], model=model, step=step)))
     assert group.family == family.replace("Nk", "N")
+
+
+def test_the_last_checkpoint_is_of_its_run_though_it_has_the_weights_of_the_export(tmp_path):
+    few = {"num_examples": {"train": 8, "dev": 1, "test": 20}}
+    runs = make_runs([15], model="out/run/export")
+    runs += make_runs([14], model="out/run/checkpoint-300", step=300, **few)
+    runs += make_runs([13], model="out/run/checkpoint-200", step=200, weights_sha256="c" * 64, **few)
+    whole, last, before = read_groups(write_results(tmp_path, runs))
+    assert whole.model == last.model
+    assert whole.family != last.family == before.family

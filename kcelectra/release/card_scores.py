@@ -55,7 +55,8 @@ def read_model_scores(results_file: str | Path, model_dir: str | Path) -> tuple[
             f"no row of {results_file} is of the weights and the tokenizer in {model_dir}; fine-tune these: "
             f"python recipes/finetune.py --model {model_dir} --task nsmc --data_dir data"
         )
-    family = [group for group in groups if group.family == own[0].family]
+    families = {group.family for group in own}
+    family = [group for group in groups if group.family in families]
     short = {group.column: _HASH.sub("", group.column) for group in own}  # other models may have made it necessary
     names = {column: name if list(short.values()).count(name) == 1 else column for column, name in short.items()}
     ordered = [group for members in columns_of(own).values() for group in members]

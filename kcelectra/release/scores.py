@@ -84,9 +84,14 @@ class Group:
 
     @property
     def family(self) -> str:
-        """The label without the step: what the checkpoints of one pretraining run have in common."""
+        """The name without the step: what the checkpoints of one pretraining run have in common.
+
+        Not that of the label: the last checkpoint has the weights, and so the label, of the export.
+        """
         step = self.first["step"]
-        return self.model if step is None else re.sub(rf"(?<!\d)({step}|{step // 1000}k)(?!\d)", "N", self.model)
+        if step is None:
+            return self.model
+        return re.sub(rf"(?<!\d)({step}|{step // 1000}k)(?!\d)", "N", _label(self.first))
 
     def measure(self, name: str, source: str = "metrics") -> tuple[float | None, float | None]:
         """Return mean and deviation of a score in `metrics`, `last_metrics` or `dev_metrics`, where there are any."""
@@ -242,13 +247,17 @@ def _condition(row: Mapping[str, Any]) -> str:
     return json.dumps([row[key] for key in CONDITION], sort_keys=True)
 
 
+def _label(row: Mapping[str, Any]) -> str:
+    revision = f"@{row['revision']}" if row["revision"] else ""
+    step = "" if row["step"] is None else f", step {row['step']}"
+    return show(f"{row['model']}{revision}{step}")
+
+
 def _name_models(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return a label for each model: how it was first called."""
     labels: dict[str, str] = {}
     for row in rows:
-        revision = f"@{row['revision']}" if row["revision"] else ""
-        step = "" if row["step"] is None else f", step {row['step']}"
-        labels.setdefault(_identify(row), show(f"{row['model']}{revision}{step}"))
+        labels.setdefault(_identify(row), _label(row))
     return _tell_apart(labels)
 
 
