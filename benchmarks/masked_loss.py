@@ -9,9 +9,11 @@ nearly nothing. One that does not will not learn to compare two texts from a few
 import argparse
 
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kcelectra import TASKS
+from kcelectra.arguments import run_recipe
+from kcelectra.errors import InputError
 from kcelectra.finetuning.sources import read_splits
 
 MASK_PROBABILITY = 0.15
@@ -39,6 +41,18 @@ def masked_loss(
     return nats / num_masked, num_masked
 
 
+def load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a masked language model and its tokenizer; another kind of model would get a new, random head."""
+    cure = "give the generator of an export, such as out/smoke/export/generator"
+    try:
+        architectures = AutoConfig.from_pretrained(name).architectures or []
+    except OSError as error:
+        raise InputError(f"cannot load {name}: {error}; {cure}") from error
+    if not any("MaskedLM" in architecture for architecture in architectures):
+        raise InputError(f"{name} is no masked language model but {', '.join(architectures)}; {cure}")
+    return AutoModelForMaskedLM.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
+
+
 def main() -> None:
     """Print a line a model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,11 +64,11 @@ def main() -> None:
     texts = [text for text in texts if text.strip()][: arguments.num_texts]
     print("| model | masked tokens | alone | beside another text | beside the same text |\n|---|--:|--:|--:|--:|")
     for name in arguments.models:
-        model, tokenizer = AutoModelForMaskedLM.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
+        model, tokenizer = load(name)
         beside = (None, texts[1:] + texts[:1], texts)
         losses = [masked_loss(model, tokenizer, texts, others) for others in beside]
         print(f"| {name} | {losses[0][1]:,} |{'|'.join(f' {loss:.2f} ' for loss, _ in losses)}|", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)
