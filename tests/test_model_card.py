@@ -729,10 +729,27 @@ def test_the_card_counts_the_run_that_the_weights_come_from(write_card, run_dir,
     assert "What the weights that it began with had cost is not counted here." in cost and "Before that" not in cost
 
 
-def test_a_masked_language_model_that_was_trained_alone_has_a_card_without_a_discriminator(run_dir, tmp_path):
+def test_a_masked_language_model_that_was_trained_alone_is_published_without_a_discriminator(
+    run_dir, tmp_path, monkeypatch
+):
     edit(run_dir / "run.yaml", discriminator_weight=0)
-    release_dir = Path(shutil.copytree(run_dir / "export" / "generator", tmp_path / "release"))
-    write_model_card(release_dir, repo_id=REPO, license="mit", run_dir=run_dir)
+    shutil.rmtree(run_dir / "export" / "discriminator")
+    write_manifest(run_dir / "export")
+    release_dir = tmp_path / "release"
+    words = [
+        "--run_dir",
+        run_dir,
+        "--repo_id",
+        REPO,
+        "--license",
+        "mit",
+        "--dry_run",
+        "true",
+        "--copy_dir",
+        release_dir,
+    ]
+    monkeypatch.setattr("sys.argv", ["publish.py", *map(str, words)])
+    load_recipe("publish").main()
     card = (release_dir / "README.md").read_text("utf-8")
     assert "masked-language-modeling" in card and "replaced-token-detection" not in card
     assert "pretrained\nfrom scratch to fill blanks in comments. It has no discriminator." in card
