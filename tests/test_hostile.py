@@ -986,7 +986,8 @@ def write_long_texts(path: Path, *, num_texts: int, num_chars: int, alphabet: in
     texts = (f"{i}{letters}" for i in range(num_texts))
     if path.suffix == ".parquet":
         table = pa.table({"text": [FIRST, *texts, LAST]})
-        pq.write_table(table, path, row_group_size=num_texts + 2, use_dictionary=False)
+        # a page is what a reader must hold: else one of a thousand texts
+        pq.write_table(table, path, row_group_size=num_texts + 2, use_dictionary=False, write_batch_size=1)
     else:
         header = "text\n" if path.suffix in (".csv", ".tsv") else ""
         with open(path, "w", encoding="utf-8") as file:

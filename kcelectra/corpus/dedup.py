@@ -77,6 +77,7 @@ def find_dropped(
     }
     try:
         with duckdb.connect(config=settings) as database:
+            database.execute("SET enable_progress_bar = false")  # it goes to the standard output
             for name in ("keys", "cleaned"):
                 database.read_parquet(str(Path(work_dir, name, "*.parquet"))).create_view(name)
             _drop_repeated(database, scope)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +26,7 @@ READ_BYTES = 1 << 20
 SMALL_READ_BYTES = 1 << 12  # where a file is damaged
 MAX_LINE_BYTES = 1 << 20  # assumption: no comment is longer
 MAX_BATCH_BYTES = 4 << 20  # of a Parquet file
+DECODED_ROWS = 64  # of a Parquet file, at a time: with a dictionary a small file may hold gigabytes
 MAX_QUOTED_LINES = 1000  # of one CSV field; what is longer is a quotation mark that nothing closes
 UNREADABLE = (OSError, EOFError, zlib.error, pa.ArrowInvalid)
 TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
@@ -33,6 +34,7 @@ CSV_FIELD = r'(?:"(?:[^"]++|"")*+"|[^",][^,]*+|)'
 RECORD = re.compile(f"{CSV_FIELD}(?:,{CSV_FIELD})*+", re.DOTALL)
 OPEN_RECORD = re.compile(rf'(?:{CSV_FIELD},)*+"(?:[^"]++|"")*+', re.DOTALL)  # its last field is not closed
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -230,20 +232,26 @@ def _read_table(
     names = split(header)
     if header and text_column not in names:
         raise InputError(missing_column(part.file, text_column, names))
-    for batch in _in_batches(lines):
+    for batch in _in_batches(lines, lambda line: (1, len(line) if isinstance(line, str) else 0), READ_BYTES):
         yield to_rows((_parse_fields(line, names, split) for line in batch), part.file, text_column)
 
 
-def _in_batches(lines: Iterator[str | Bad]) -> Iterator[list[str | Bad]]:
-    """Yield lines in batches; those before the damage of a file too."""
-    batch, num_chars = [], 0
+def _in_batches(items: Iterable[T], size_of: Callable[[T], tuple[int, int]], max_size: int) -> Iterator[list[T]]:
+    """Yield items in batches of about `READ_BATCH_SIZE` rows or `max_size`; those before the damage of a file too.
+
+    Args:
+        items: lines, or batches of Arrow.
+        size_of: rows of an item, and its characters or bytes.
+        max_size: of a batch.
+    """
+    batch, num_rows, size = [], 0, 0
     try:
-        for line in lines:
-            batch.append(line)
-            num_chars += len(line) if isinstance(line, str) else 0
-            if len(batch) == READ_BATCH_SIZE or num_chars > READ_BYTES:
+        for item in items:
+            batch.append(item)
+            num_rows, size = num_rows + size_of(item)[0], size + size_of(item)[1]
+            if num_rows >= READ_BATCH_SIZE or size > max_size:
                 yield batch
-                batch, num_chars = [], 0
+                batch, num_rows, size = [], 0, 0
     except UNREADABLE:
         yield batch
         raise
@@ -380,20 +388,30 @@ def _open(file: str) -> BinaryIO:
 def _read_parquet(part: Part, text_column: str) -> Iterator[Rows]:
     """Read row groups one by one, so that a damaged one costs no other."""
     damage = None
-    with pq.ParquetFile(part.file) as parquet:
+    with pq.ParquetFile(part.file, buffer_size=READ_BYTES) as parquet:
         wanted = [name for name in (text_column, *OPTIONAL_COLUMNS) if name in parquet.schema_arrow.names]
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         for group in range(len(sizes))[part.start : part.stop]:
             size = max(1, parquet.metadata.row_group(group).total_byte_size)
-            num_rows = max(1, min(READ_BATCH_SIZE, MAX_BATCH_BYTES * sizes[group] // size))
+            num_rows = max(1, min(DECODED_ROWS, MAX_BATCH_BYTES * sizes[group] // size))
             batches = parquet.iter_batches(num_rows, row_groups=[group], columns=wanted, use_threads=False)
             try:
-                for batch in batches:
-                    yield from_arrow(batch, part.file, text_column)
+                for joined in _in_batches(_cut(batches), lambda batch: (len(batch), batch.nbytes), MAX_BATCH_BYTES):
+                    if joined:
+                        yield from_arrow(pa.Table.from_batches(joined), part.file, text_column)
             except UNREADABLE as error:
                 damage = damage or (f"cannot read {part.file} after row {sum(sizes[:group])}: {error}", error)
     if damage is not None:
         raise UnreadableFile(damage[0]) from damage[1]
+
+
+def _cut(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches without dictionaries, cut to `MAX_BATCH_BYTES`."""
+    for batch in batches:
+        columns = [i.dictionary_decode() if pa.types.is_dictionary(i.type) else i for i in batch.columns]
+        batch = pa.RecordBatch.from_arrays(columns, batch.schema.names)
+        num_rows = max(1, len(batch) * MAX_BATCH_BYTES // max(1, batch.nbytes))
+        yield from (batch.slice(start, num_rows) for start in range(0, len(batch), num_rows))
 
 
 def from_arrow(table: pa.Table | pa.RecordBatch, source: str, text_column: str) -> Rows:

@@ -31,6 +31,7 @@ from kcelectra.manifest import read_manifest, to_json, write_atomically, write_m
 WORK_DIR = ".work"  # in the output directory, until the corpus is whole
 PERSONAL_DATA = ("count", "mask", "drop")
 ROW_GROUP_ROWS = 50_000
+ROW_GROUP_BYTES = 32 << 20  # of text, where comments are longer than any
 WINDOW_ROWS = 1 << 19  # of a part, whose fate is held in memory
 MAX_LENGTH_COUNTED = 500  # characters; longer comments are counted as this long
 MAX_NAMED_ROWS = 20  # bad rows of a part that are named; the others are counted
@@ -283,11 +284,18 @@ def _in_row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     waiting = None
     for table in tables:
         waiting = table if waiting is None else pa.concat_tables([waiting, table])
-        while len(waiting) >= ROW_GROUP_ROWS:
-            yield waiting.slice(0, ROW_GROUP_ROWS)
-            waiting = waiting.slice(ROW_GROUP_ROWS)
+        while (num_rows := _row_group_end(waiting)) is not None:
+            yield waiting.slice(0, num_rows)
+            waiting = waiting.slice(num_rows)
     if waiting is not None and len(waiting):
         yield waiting
+
+
+def _row_group_end(waiting: pa.Table) -> int | None:
+    """Return the rows of the row group that a table begins with, or None where it may go on behind the table."""
+    num_bytes = np.cumsum(pc.binary_length(waiting["text"][:ROW_GROUP_ROWS]).to_numpy(), dtype=np.int64)
+    num_rows = min(int(np.searchsorted(num_bytes, ROW_GROUP_BYTES)) + 1, ROW_GROUP_ROWS)
+    return num_rows if num_rows <= len(waiting) else None
 
 
 def finish_corpus(work_dir: str, index: int = 0) -> dict[str, Any]:
