@@ -97,6 +97,8 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
+    if arguments.position < 1 or arguments.batch_size < 1 or arguments.rounds < 1:
+        parser.error("give a --position, a --batch_size and --rounds of 1 or more")
     with tempfile.TemporaryDirectory() as directory:
         packed_dir, collator = pack(Path(directory))
         num_rows = 2 * arguments.position

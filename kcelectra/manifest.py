@@ -70,8 +70,10 @@ def verify_manifest(directory: str | Path) -> dict[str, Any]:
     """Check every file against the manifest, and it against itself, and return it.
 
     Raises:
-        InputError: there is no manifest, or it or a file is missing, was cut or was changed.
+        InputError: there is no directory or no manifest, or it or a file is missing, was cut or was changed.
     """
+    if not Path(directory).is_dir():
+        raise InputError(f"{directory} does not exist; give the directory that a stage wrote")
     if not Path(directory, MANIFEST).is_file():
         raise InputError(f"{directory} has no {MANIFEST}: the stage that writes it has not finished; run it again")
     damage = find_damage(directory)

@@ -158,6 +158,11 @@ def test_without_a_manifest_the_stage_has_not_finished(stage):
         verify_manifest(stage)
 
 
+def test_a_directory_that_does_not_exist_is_said_to_be_missing(tmp_path):
+    with pytest.raises(InputError, match="smoke does not exist; give the directory that a stage wrote"):
+        verify_manifest(tmp_path / "smoke")
+
+
 def test_a_write_leaves_nothing_beside_the_file(tmp_path):
     write_atomically(tmp_path / "a.txt", "하나\n")
     write_atomically(tmp_path / "a.txt", "둘\n")

@@ -24,7 +24,7 @@ from kcelectra.errors import InputError
 from kcelectra.manifest import read_manifest, to_json, write_manifest
 from kcelectra.pretraining.packed import BLOCKS_FILE, STAGE, TOKENIZER_DIR, row_dtype
 from kcelectra.pretraining.packing import Packer
-from kcelectra.pretraining.streaming import START, PackedStream
+from kcelectra.pretraining.streaming import PackedStream
 from kcelectra.tokenization import hash_tokenizer, load_tokenizer, save_tokenizer
 
 PART_BYTES = 1 << 20  # of the files that a process takes at a time, at least; what a part ends with is not filled up
@@ -205,7 +205,7 @@ def pack_part(work_dir: str, index: int) -> dict[str, Any]:
     tokenizer = load_tokenizer(Path(work_dir).parent / TOKENIZER_DIR)
     cleaning = {key: settings[key] for key in ("max_length", "rules", "min_chars")}
     stream = PackedStream(reader, tokenizer, **cleaning, fill_documents=settings.get("fill_documents", False))
-    rows = stream._pack(START)  # of one pass, in their order, however few
+    rows = stream.pack_pass()
     keys = np.random.PCG64([settings["seed"], index])  # its stream stays with every numpy (NEP 19)
     row, schema = np.dtype((row_dtype(len(tokenizer)), settings["max_length"])), _schema("key", plan)
     num_rows = 0

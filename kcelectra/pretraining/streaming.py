@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -268,7 +268,7 @@ class PackedStream(IterableDataset):
 
     def _one_pass(self, state: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield rows from the batch of comments on that a state names."""
-        for row in self._pack(state):
+        for row in self.pack_pass(state):
             row_id = self.counts["rows"]
             self.counts["rows"] += 1
             yield {"input_ids": row, "row_id": row_id}
@@ -279,7 +279,12 @@ class PackedStream(IterableDataset):
                 "--max_length"
             )
 
-    def _pack(self, state: dict[str, Any]) -> Iterator[np.ndarray]:
+    def pack_pass(self, state: Mapping[str, Any] = START) -> Iterator[np.ndarray]:
+        """Yield the rows of one pass, (length,) int32, however few, in their order: not shuffled.
+
+        Args:
+            state: where in the pass to begin.
+        """
         fill = self.max_length - 3 if self.fill_documents else None  # `[CLS]` and two `[SEP]`
         builder = DocumentBuilder(fill=fill, state=state["building"])
         packer = Packer(self.max_length, pad_token_id=self.tokenizer.pad_token_id, pending=state["pending"])
