@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from copy import deepcopy
 
 import pytest
 import torch
@@ -559,6 +560,20 @@ def test_the_warm_up_works_in_a_process_group(release, tokenizer, batches):
             train(model, make_optimizer(model), batches[:6])
         models.append(model)
     assert_equal_weights(*models)
+
+
+def test_masked_modeling_alone_leaves_the_discriminator_as_it_is_in_a_process_group(release, tokenizer, batches):
+    model = load_released(str(release), tokenizer, discriminator_weight=0.0)
+    model.freeze_discriminator()
+    before = deepcopy(dict(model.named_parameters()))
+    init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        train(model, make_optimizer(model), batches[:6], wrapped=DistributedDataParallel(model))
+    finally:
+        destroy_process_group()
+    of_generator = {id(parameter) for parameter in model.generator.parameters()}
+    moved = {name: id(p) in of_generator for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved and all(moved.values())
 
 
 @pytest.mark.parametrize("cut", [2, 3, 4])

@@ -178,6 +178,7 @@ def test_gathered_loss_equals_full_vocabulary_loss(model, batch):
     assert output.loss.item() == pytest.approx(full.loss.item(), abs=1e-5)
     assert not output.discriminator_loss.requires_grad  # no backward pass of what nothing learns from
     assert not output.discriminator_logits.any()  # nor a forward pass
+    assert torch.equal(output.sampled_ids[is_used], batch["masked_labels"][is_used])  # nor a draw
 
 
 # --- corruption

@@ -16,6 +16,7 @@ from kcelectra import (
 )
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
+from kcelectra.pretraining.modeling import SHARED_EMBEDDINGS
 from kcelectra.pretraining.optimization import product_schedule
 from kcelectra.pretraining.streaming import PackedStream
 from kcelectra.pretraining.training_arguments import choose_precision
@@ -164,6 +165,16 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tokenizer, 
     assert_equal_weights(weights(again), weights(straight))
     losses = [entry["loss"] for entry in straight.state.log_history if "loss" in entry]
     assert [entry["loss"] for entry in again.state.log_history if "loss" in entry] == losses
+
+
+def test_masked_modeling_alone_moves_no_weight_of_the_discriminator_but_the_shared_embeddings(
+    tokenizer, sample_file, tmp_path
+):
+    model = make_model(tokenizer, discriminator_weight=0.0)
+    before = {name: weight.clone() for name, weight in model.discriminator.named_parameters()}
+    make_trainer(tokenizer, sample_file, tmp_path, model=model, weight_decay=0.1).train()
+    moved = {name for name, weight in model.discriminator.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved == {f"electra.embeddings.{name}" for name in SHARED_EMBEDDINGS}
 
 
 def test_masks_change_from_epoch_to_epoch(tokenizer, sample_file, tmp_path):

@@ -78,7 +78,7 @@ def masked_language_modeling(
     bias: Tensor,
     labels: Tensor,
     *,
-    temperature: float | Tensor = 1.0,
+    temperature: float | Tensor | None = 1.0,
     unsampled_token_ids: list[int] | tuple[int, ...] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Score the vocabulary at masked positions; see what the model loses, draws and predicts.
@@ -90,11 +90,12 @@ def masked_language_modeling(
         weight: (V, E), the output embedding.
         bias: (V,).
         labels: (N,) int64, the original tokens; -100 where a slot holds no position.
-        temperature: of the draw.
+        temperature: of the draw; nothing is drawn if None.
         unsampled_token_ids: ids that are never drawn.
 
     Returns:
-        Summed cross entropy in nats, scalar float32; drawn tokens, (N,) int64; most probable tokens, (N,) int64.
+        Summed cross entropy in nats, scalar float32; drawn tokens, (N,) int64, the labels where nothing is drawn; most
+        probable tokens, (N,) int64.
     """
     return _MaskedLanguageModeling.apply(hidden, weight, bias, labels, temperature, tuple(unsampled_token_ids))
 
@@ -107,13 +108,13 @@ class _MaskedLanguageModeling(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         labels: Tensor,
-        temperature: float | Tensor,
+        temperature: float | Tensor | None,
         unsampled_token_ids: tuple[int, ...],
     ) -> tuple[Tensor, Tensor, Tensor]:
         is_wanted = any(ctx.needs_input_grad)
         num_padding = -len(weight) % MULTIPLES.get(hidden.device.type, 1)
         logits = F.linear(hidden, _pad(weight, num_padding), _pad(bias, num_padding, value=-torch.inf))  # (N, V)
-        sampled_ids, predictions = torch.empty_like(labels), torch.empty_like(labels)
+        sampled_ids, predictions = labels.clone(), torch.empty_like(labels)
         losses = []  # a sum in place would have no gradient once it is compiled; seen with torch 2.11
         # compiled code keeps scores in registers, whatever their number
         is_compiled = torch.compiler.is_compiling() or logits.device.type == "xla"
@@ -121,9 +122,10 @@ class _MaskedLanguageModeling(torch.autograd.Function):
         for start in range(0, len(labels), num_rows):
             rows = slice(start, start + num_rows)
             scores = logits[rows].float()
-            sampled_ids[rows] = sample_replacements(
-                scores, temperature=temperature, unsampled_token_ids=unsampled_token_ids
-            )
+            if temperature is not None:
+                sampled_ids[rows] = sample_replacements(
+                    scores, temperature=temperature, unsampled_token_ids=unsampled_token_ids
+                )
             predictions[rows] = scores.argmax(dim=-1)
             losses.append(_cross_entropy_and_gradient_(scores, labels[rows], predictions[rows], is_wanted))
             if is_wanted and scores.dtype != logits.dtype:  # else they are the same memory

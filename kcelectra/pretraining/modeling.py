@@ -141,6 +141,12 @@ class KcElectraForPreTraining(PreTrainedModel):
         self.config.generator_weight = 0.0
         self.generator.requires_grad_(False).eval()
 
+    def freeze_discriminator(self) -> None:
+        """Train the generator alone from now on, with the embeddings that the halves share."""
+        of_generator = {id(parameter) for parameter in self.generator.parameters()}
+        for parameter in self.discriminator.parameters():
+            parameter.requires_grad_(id(parameter) in of_generator)
+
     def train(self, mode: bool = True) -> "KcElectraForPreTraining":
         """Turn dropout on or off; a frozen generator has none."""
         super().train(mode)
@@ -181,8 +187,8 @@ class KcElectraForPreTraining(PreTrainedModel):
             sampling_temperature: scalar, in place of the configuration's; a tensor, because compiled code is made anew
                 for each number.
             generator_only: leave the discriminator's loss out of `loss`; it is computed without gradients. Where the
-                configuration weighs it 0, the discriminator does not run and its logits are 0: masked language
-                modelling alone.
+                configuration weighs it 0, nothing is drawn, the discriminator does not run and its logits are 0:
+                masked language modelling alone.
             short_length: divides the length; both halves see rows that are cut there. A document across a cut becomes
                 two that do not see each other, whose tokens keep their positions.
 
@@ -200,7 +206,9 @@ class KcElectraForPreTraining(PreTrainedModel):
             "token_type_ids": token_type_ids.view(rows),
             "position_ids": position_ids.view(rows),
         }
-        temperature = self.config.sampling_temperature if sampling_temperature is None else sampling_temperature
+        temperature: float | Tensor | None = None  # nothing is drawn
+        if self.config.discriminator_weight:
+            temperature = self.config.sampling_temperature if sampling_temperature is None else sampling_temperature
         is_used = masked_labels != IGNORED
         generator_nats, sampled_ids, predictions = self._generate(
             input_ids, masked_positions, masked_labels, context, temperature
@@ -221,7 +229,8 @@ class KcElectraForPreTraining(PreTrainedModel):
         if not generator_only:
             loss = loss + self.config.discriminator_weight * discriminator_loss
         elif distributed.is_initialized():  # a process group waits for a gradient of each parameter
-            waited_for = (each for each in self.discriminator.parameters() if not isinstance(each, DTensor))
+            parameters = self.discriminator.parameters()
+            waited_for = (each for each in parameters if each.requires_grad and not isinstance(each, DTensor))
             loss = loss + 0.0 * sum(parameter.sum() for parameter in waited_for)
         return KcElectraForPreTrainingOutput(
             loss=loss,
@@ -239,7 +248,7 @@ class KcElectraForPreTraining(PreTrainedModel):
         masked_positions: Tensor,
         masked_labels: Tensor,
         context: dict[str, Any],
-        temperature: float | Tensor,
+        temperature: float | Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Score the vocabulary at the masked positions only; return summed nats, draws and predictions, (B, K)."""
         hidden = self.generator.electra(input_ids.view_as(context["position_ids"]), **context).last_hidden_state

@@ -65,6 +65,8 @@ class KcElectraTrainer(RecoverableTrainer):
             )
         if self.own.frozen_generator:  # before there is an optimizer
             self.model.freeze_generator()
+        if self.model.config.discriminator_weight == 0:
+            self.model.freeze_discriminator()
         self.metrics = PretrainingMetrics(vocab_size, device=self.args.device)
         self.generator_warmup = GeneratorWarmup(self.own.generator_warmup_steps or 0)
         self._micro_step = 0
