@@ -27,7 +27,7 @@ from kcelectra.corpus import build_corpus
 from kcelectra.corpus.build import CorpusArguments, describe_corpus, plan_corpus
 from kcelectra.corpus.cleaning import RULE_SETS, clean
 from kcelectra.corpus.comments import CommentReader
-from kcelectra.corpus.shards import ROW_GROUP_ROWS, STEPS, WORK_DIR, clean_part, count_tasks
+from kcelectra.corpus.shards import ROW_GROUP_BYTES, ROW_GROUP_ROWS, STEPS, WORK_DIR, clean_part, count_tasks
 from kcelectra.corpus.workers import MAX_DEATHS, run_tasks
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, read_manifest
@@ -242,6 +242,21 @@ def test_row_groups_are_full_and_shards_are_one_after_the_other(long_source, lon
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         assert all(size == ROW_GROUP_ROWS for size in sizes[:-1]) and 0 < sizes[-1] <= ROW_GROUP_ROWS
         assert metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_row_groups_of_long_texts_end_by_their_bytes_whatever_the_parts(tmp_path):
+    texts = [f"{number}번째 " + "길고 긴 댓글 " * 50_000 for number in range(45)]
+    source = tmp_path / "comments.parquet"
+    pq.write_table(pa.table({"text": texts}), source, row_group_size=10, use_dictionary=False, write_batch_size=1)
+    sizes = []
+    for part_mb in (1, 64):
+        build(source, tmp_path / f"{part_mb}", rules="none", part_mb=part_mb)
+        (shard,) = shards_of(tmp_path / f"{part_mb}")
+        metadata = pq.read_metadata(shard)
+        sizes.append([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+        assert pq.read_table(shard)["text"].to_pylist() == texts
+    first = next(n for n in range(45) if sum(len(text.encode()) for text in texts[:n]) >= ROW_GROUP_BYTES)
+    assert sizes == [[first, 45 - first]] * 2
 
 
 def test_counts_of_equal_size_come_in_the_same_order_whatever_the_parts(tmp_path):

@@ -20,6 +20,7 @@ from kcelectra.corpus.comments import Comment
 from kcelectra.corpus.formats import (
     COMPRESSIONS,
     FORMATS,
+    MAX_BATCH_BYTES,
     MAX_LINE_BYTES,
     MAX_QUOTED_LINES,
     READ_BATCH_SIZE,
@@ -313,6 +314,16 @@ def test_what_cannot_be_split_stays_whole(tmp_path, suffix):
 def test_an_empty_file_has_no_row_in_any_part(tmp_path, suffix):
     source = write_texts(tmp_path / f"a{suffix}", [])
     assert read_parts(split_file(str(source), 1)) == ([], [])
+
+
+@pytest.mark.parametrize("num_bytes", [100, 600_000, 6_000_000])
+def test_rows_of_a_dictionary_are_read_a_few_at_a_time_if_their_texts_are_long(tmp_path, num_bytes):
+    texts = [f"{letter}" * (num_bytes // 3) for letter in "가나"]
+    column = pa.DictionaryArray.from_arrays(pa.array([0, *[1] * 150, 0], pa.int32()), texts)
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    batches = [rows.columns["text"] for rows in read_part(Part(str(tmp_path / "a.parquet")), "text")]
+    assert sum(batches, []) == [texts[0], *[texts[1]] * 150, texts[0]]
+    assert max(len(batch) for batch in batches) * num_bytes <= MAX_BATCH_BYTES + max(MAX_BATCH_BYTES, num_bytes)
 
 
 def test_a_parquet_file_without_a_row_group_has_no_row(tmp_path):
