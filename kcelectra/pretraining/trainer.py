@@ -216,8 +216,9 @@ class KcElectraTrainer(RecoverableTrainer):
             "teraflops_per_second": flos / seconds / 1e12,
         }
         config = self.model.config
-        if config.discriminator_weight == 0:  # it did not run
-            metrics = {key: value for key, value in metrics.items() if not key.startswith(("discriminator", "fake"))}
+        if config.discriminator_weight == 0:  # it did not run, and nothing was drawn for it
+            unused = "discriminator", "fake", "sampled"
+            metrics = {key: value for key, value in metrics.items() if not key.startswith(unused)}
             metrics["loss"] = config.generator_weight * metrics["generator_loss"]
         elif not self.generator_warmup.holds(self.state.global_step - 1):  # over restarts, and without skipped steps
             weights = config.generator_weight, config.discriminator_weight
