@@ -51,7 +51,9 @@ def make_rows(tokenizer, sample_file):
     return list(PackedStream(CommentReader(str(sample_file)), tokenizer, max_length=MAX_LENGTH, num_passes=1))
 
 
-def make_trainer(tokenizer, sample_file, output_dir, *, model=None, dataset=None, collator=None, **arguments):
+def make_trainer(
+    tokenizer, sample_file, output_dir, *, model=None, dataset=None, eval_dataset=None, collator=None, **arguments
+):
     defaults = {
         "output_dir": str(output_dir),
         "max_steps": 6,
@@ -68,6 +70,7 @@ def make_trainer(tokenizer, sample_file, output_dir, *, model=None, dataset=None
         model=model or make_model(tokenizer),
         args=PretrainingArguments(**{**defaults, **arguments}),
         train_dataset=dataset or stream,
+        eval_dataset=eval_dataset,
         data_collator=collator or DataCollatorForReplacedTokenDetection(tokenizer),
         processing_class=tokenizer,
     )

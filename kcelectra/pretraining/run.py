@@ -7,15 +7,16 @@ import platform
 import shlex
 import shutil
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from transformers import PreTrainedTokenizerBase
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, IntervalStrategy
 
-from kcelectra.corpus.comments import CommentReader
+from kcelectra.corpus.comments import CommentReader, choose_cleaning
 from kcelectra.corpus.sample import write_sample
 from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
@@ -52,8 +53,13 @@ FREE_SETTINGS = {
     "allow_changed",
     "dataloader_num_workers",
     "disable_tqdm",
+    "eval_dataset",
+    "eval_rows",
+    "eval_steps",
+    "eval_strategy",
     "input_timeout",
     "logging_steps",
+    "per_device_eval_batch_size",
     "report_to",
     "save_steps",
     "save_total_limit",
@@ -200,6 +206,7 @@ def build_trainer(
         tokenizer, mask_probability=model_arguments.mask_probability, seed=training_arguments.seed
     )
     collator.num_masked(dataset.max_length)
+    eval_rows = _read_eval_rows(data_arguments, training_arguments, tokenizer, max_length=dataset.max_length)
     _check_options(model_arguments, training_arguments, max_length=dataset.max_length)
     model = build_model(model_arguments, tokenizer)
     _choose_back_end(model, training_arguments)
@@ -214,6 +221,7 @@ def build_trainer(
         model=model,
         args=training_arguments,
         train_dataset=dataset,
+        eval_dataset=eval_rows,
         data_collator=collator,
         processing_class=tokenizer,
     )
@@ -280,6 +288,48 @@ def _build_dataset(
         seed=training_arguments.seed,
         shuffle_window=arguments.shuffle_window,
     )
+
+
+def _read_eval_rows(
+    arguments: DataArguments,
+    training_arguments: PretrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+) -> list[dict[str, Any]] | None:
+    """Return rows that are not trained on, and have them evaluated as often as a checkpoint is saved."""
+    dataset, num_rows = arguments.eval_dataset, arguments.eval_rows
+    if dataset is None:
+        if training_arguments.eval_strategy != IntervalStrategy.NO:
+            raise InputError("there is nothing to evaluate on; give --eval_dataset, or leave out --eval_strategy")
+        return None
+    if dataset == arguments.dataset or num_rows < 1:
+        raise InputError(
+            f"eval_dataset is {dataset}, eval_rows {num_rows}; give other comments than the --dataset, and 1 or more"
+        )
+    if training_arguments.load_best_model_at_end:
+        raise InputError("load_best_model_at_end is given, and a run ends with its last step; leave it out")
+    if xla.IS_THERE:
+        raise InputError("eval_dataset is for CPUs and GPUs, not for XLA; leave it out")
+    if training_arguments.eval_strategy == IntervalStrategy.NO:
+        training_arguments.eval_strategy = IntervalStrategy.STEPS
+        training_arguments.eval_steps = training_arguments.save_steps
+    if is_packed(dataset):
+        rows = PackedRows(dataset, seed=training_arguments.seed)
+        rows.check_tokenizer(tokenizer)
+        if rows.max_length != max_length:
+            raise InputError(f"the rows of {dataset} have {rows.max_length} tokens, not {max_length}; pack others")
+        return rows.__getitems__(range(min(num_rows, len(rows))))
+    stream = PackedStream(
+        CommentReader(dataset, text_column=arguments.text_column),
+        tokenizer,
+        max_length=max_length,
+        **choose_cleaning(dataset, arguments.rules, arguments.min_chars),
+        fill_documents=arguments.fill_documents,
+        seed=training_arguments.seed,
+        num_passes=1,
+    )
+    return list(islice(stream, num_rows))
 
 
 def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> KcElectraForPreTraining:

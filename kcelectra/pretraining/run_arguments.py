@@ -108,6 +108,14 @@ class DataArguments:
         default=None,
         metadata={"help": "Leave out comments with fewer characters; 10 if not given, 0 for a built corpus."},
     )
+    eval_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "The like, of comments that are not trained on: their loss is logged at each --save_steps, or as "
+            "--eval_strategy and --eval_steps say."
+        },
+    )
+    eval_rows: int = field(default=1000, metadata={"help": "Rows that are taken from it."})
     tokenizer: str | None = field(
         default=None, metadata={"help": "vocab.txt, directory or Hub id; trained on the comments if not given."}
     )

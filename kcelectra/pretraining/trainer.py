@@ -1,6 +1,7 @@
 """Train the joint model: both losses and their metrics in the log, and one loss for any split of a batch."""
 
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 from accelerate.utils import set_seed
 from huggingface_hub import CommitInfo
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import HubStrategy, SchedulerType
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SchedulerType
 
 from kcelectra.errors import InputError
 from kcelectra.pretraining import xla
@@ -215,18 +217,49 @@ class KcElectraTrainer(RecoverableTrainer):
             "flops_per_token": flos / num_tokens if num_tokens else math.nan,
             "teraflops_per_second": flos / seconds / 1e12,
         }
-        config = self.model.config
-        if config.discriminator_weight == 0:  # it did not run, and nothing was drawn for it
-            unused = "discriminator", "fake", "sampled"
-            metrics = {key: value for key, value in metrics.items() if not key.startswith(unused)}
-            metrics["loss"] = config.generator_weight * metrics["generator_loss"]
-        elif not self.generator_warmup.holds(self.state.global_step - 1):  # over restarts, and without skipped steps
-            weights = config.generator_weight, config.discriminator_weight
-            metrics["loss"] = weights[0] * metrics["generator_loss"] + weights[1] * metrics["discriminator_loss"]
+        metrics = self._used(metrics, generator_only=self.generator_warmup.holds(self.state.global_step - 1))
         self.metrics.reset()
         xla.run_graph()  # or the next step would be of another graph
         self._interval = Interval(flos=self.state.total_flos)
         return metrics
+
+    def _used(self, metrics: dict[str, float], *, generator_only: bool = False) -> dict[str, float]:
+        """Return metrics with the loss, over restarts and without skipped steps; none of what does not run."""
+        config = self.model.config
+        if config.discriminator_weight == 0:  # nothing is drawn for it either
+            unused = "discriminator", "fake", "sampled"
+            metrics = {key: value for key, value in metrics.items() if not key.startswith(unused)}
+            return metrics | {"loss": config.generator_weight * metrics["generator_loss"]}
+        if generator_only:
+            return metrics
+        losses = metrics["generator_loss"], metrics["discriminator_loss"]
+        return metrics | {"loss": config.generator_weight * losses[0] + config.discriminator_weight * losses[1]}
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Compute losses and metrics of rows that are not trained on, with the same masks and draws each time.
+
+        Of several processes the last rows count twice where they do not fill a batch of all.
+        """
+        began, epoch = time.perf_counter(), self.data_collator.epoch
+        metrics = PretrainingMetrics(len(self.metrics.token_counts), device=self.args.device)
+        self.data_collator.set_epoch(0)
+        set_seed(self.args.seed)
+        self.model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            for batch in dataloader:
+                metrics.update(self.model(**batch), batch)
+        self.data_collator.set_epoch(epoch)
+        values = self._used(compute_metrics(*(self.reduce(tensor).cpu() for tensor in metrics.tensors())))
+        self._interval.start += time.perf_counter() - began  # which is not training
+        named = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
+        return EvalLoopOutput(None, None, named, num_samples=self.num_examples(dataloader))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         self._gather_metrics()

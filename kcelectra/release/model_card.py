@@ -104,7 +104,7 @@ def write_model_card(
         shutil.rmtree(release_dir / name, ignore_errors=True)
     images_dir = release_dir / IMAGES_DIR
     images_dir.mkdir()
-    curves = draw_plots(run.history, images_dir)
+    curves = draw_plots([*run.history, *run.evaluations], images_dir)
     pictures = draw_scores(own, family, images_dir, repo_id) if own else []
     card = render(
         Path(__file__).with_name("model_card.md.jinja"),

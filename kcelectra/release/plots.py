@@ -10,6 +10,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
+EVAL_LOSS = "eval_generator_loss"  # in each entry of a log that is of rows that are not trained on
+
 
 @dataclass(frozen=True)
 class Plot:
@@ -23,9 +25,19 @@ class Plot:
 
 
 PLOTS = (
-    Plot("generator_loss", "Generator loss", "nats per masked token", ("generator_loss",), ("unigram_entropy",)),
     Plot(
-        "discriminator_loss", "Discriminator loss", "nats per token", ("discriminator_loss",), ("fake_rate_entropy",)
+        "generator_loss",
+        "Generator loss",
+        "nats per masked token",
+        ("generator_loss", EVAL_LOSS),
+        ("unigram_entropy",),
+    ),
+    Plot(
+        "discriminator_loss",
+        "Discriminator loss",
+        "nats per token",
+        ("discriminator_loss", "eval_discriminator_loss"),
+        ("fake_rate_entropy",),
     ),
     Plot(
         "discriminator",
@@ -48,7 +60,8 @@ def draw_plots(history: list[dict[str, Any]], output_dir: Path, *, marked_steps:
 def _draw(plot: Plot, history: list[dict[str, Any]], output_dir: Path, marked_steps: Collection[int]) -> Path:
     figure = Figure(figsize=(6.4, 3.6), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for key in plot.curves + plot.baselines:
+    shown = [key for key in plot.curves + plot.baselines if any(key in entry for entry in history)]
+    for key in shown:
         steps = [entry["step"] for entry in history if key in entry]
         values = [entry[key] for entry in history if key in entry]
         is_baseline = key in plot.baselines
@@ -60,7 +73,7 @@ def _draw(plot: Plot, history: list[dict[str, Any]], output_dir: Path, marked_st
         axes.axvline(step, linestyle=":", color="tab:red")
     axes.set(title=plot.title, xlabel="step", ylabel=plot.unit)
     axes.grid(alpha=0.3)
-    if len(plot.curves + plot.baselines) > 1:
+    if len(shown) > 1:
         axes.legend(fontsize=8)
     path = output_dir / f"{plot.name}.png"
     figure.savefig(path)

@@ -10,7 +10,7 @@ from kcelectra.errors import InputError
 from kcelectra.hub import main_half
 from kcelectra.manifest import write_atomically
 from kcelectra.release.page import embed, render_page
-from kcelectra.release.plots import draw_plots
+from kcelectra.release.plots import EVAL_LOSS, draw_plots
 
 REPORT_PAGE = "report/index.html"
 
@@ -77,9 +77,10 @@ def write_report(
     entries = _training_entries(history)
     output_dir = Path(run_dir, REPORT_PAGE).parent
     output_dir.mkdir(parents=True, exist_ok=True)
-    files = draw_plots(entries, output_dir, marked_steps=[step for step, *_ in alarms])
+    logged = [entry for entry in history if "generator_loss" in entry or EVAL_LOSS in entry]
+    files = draw_plots(logged, output_dir, marked_steps=[step for step, *_ in alarms])
     plots = [{"name": path.stem, "data": embed(path)} for path in files]
-    write_atomically(output_dir / "history.json", json.dumps(_without_nan(entries), indent=1) + "\n")
+    write_atomically(output_dir / "history.json", json.dumps(_without_nan(logged), indent=1) + "\n")
     page = render_page(
         _BODY,
         title=f"Pretraining report: {Path(run_dir).name}",

@@ -15,6 +15,7 @@ from kcelectra.arguments import read_preset
 from kcelectra.errors import InputError
 from kcelectra.finetuning.tables import HUB_ID
 from kcelectra.manifest import read_manifest
+from kcelectra.release.plots import EVAL_LOSS
 from kcelectra.release.predictions import show
 
 SETTINGS_FILE, STATE_FILE, HISTORY_FILE = "run.yaml", "trainer_state.json", "report/history.json"
@@ -31,6 +32,7 @@ class RunFacts:
         step: that the weights have behind them.
         max_steps: of the whole run.
         history: what was logged up to the step, one dictionary an interval.
+        evaluations: the same of rows that were not trained on.
         flos: operations up to the step.
         tokens_per_step: that were trained on, of all processes, padding aside; a mean.
         seconds: of training up to the step, as far as it is logged: work that was lost is not.
@@ -45,6 +47,7 @@ class RunFacts:
     step: int
     max_steps: int | None
     history: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
     flos: float | None
     tokens_per_step: float | None
     seconds: float | None
@@ -125,7 +128,7 @@ def read_run(
         raise InputError(f"{run_dir} has no {SETTINGS_FILE}; give the --output_dir of recipes/pretrain.py")
     settings = {key: value for key, value in read_preset(run_dir / SETTINGS_FILE).items() if not _is_secret(key)}
     state = _read_last_state(run_dir)
-    logged = _read_history(run_dir, state)
+    logged, evaluations = _read_history(run_dir, state)
     last = max(state.get("global_step", 0), logged[-1]["step"])
     if step is not None and not 0 < step <= last:
         raise InputError(f"step is {step}, and {run_dir} has come to {last}; give a step of one of its checkpoints")
@@ -141,6 +144,7 @@ def read_run(
         step=step,
         max_steps=state.get("max_steps") or settings.get("max_steps"),
         history=history or logged[:1],
+        evaluations=[entry for entry in evaluations if entry["step"] <= step],
         flos=per_step and per_step * step,
         tokens_per_step=tokens,
         seconds=tokens and tokens * _sum_seconds_per_token(history),
@@ -181,13 +185,15 @@ def _read_last_state(run_dir: Path) -> dict[str, Any]:
     return max(states, key=lambda state: state["global_step"], default={})
 
 
-def _read_history(run_dir: Path, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _read_history(run_dir: Path, state: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return what was logged of training, and of rows that were not trained on."""
     path = run_dir / HISTORY_FILE
     logged = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else state.get("log_history", [])
-    entries = [entry for entry in logged if "generator_loss" in entry]
-    if not entries:
+    entries = [{key: math.nan if value is None else value for key, value in entry.items()} for entry in logged]
+    training = [entry for entry in entries if "generator_loss" in entry]
+    if not training:
         raise InputError(f"{run_dir} has logged nothing; give a run that has, with --logging_steps below --max_steps")
-    return [{key: math.nan if value is None else value for key, value in entry.items()} for entry in entries]
+    return training, [entry for entry in entries if EVAL_LOSS in entry]
 
 
 def _sum_seconds_per_token(history: list[dict[str, Any]]) -> float:
