@@ -259,7 +259,7 @@ class KcElectraTrainer(RecoverableTrainer):
         values = self._used(compute_metrics(*(self.reduce(tensor).cpu() for tensor in metrics.tensors())))
         self._interval.start += time.perf_counter() - began  # which is not training
         named = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
-        return EvalLoopOutput(None, None, named, num_samples=self.num_examples(dataloader))
+        return EvalLoopOutput(np.empty(0), None, named, num_samples=self.num_examples(dataloader))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         self._gather_metrics()
