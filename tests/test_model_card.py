@@ -621,6 +621,15 @@ def test_energy_and_co2_are_told_as_far_as_they_are_known(write_card, run_dir, f
     assert ("kWh" in card) == ("watts" in facts)
 
 
+def test_where_no_one_says_so_the_record_of_the_run_names_device_and_precision(write_card, run_dir):
+    starts = [{"hardware": "4 cores of a CPU", "precision": "no"}, {"hardware": "2 x H100", "precision": "bf16"}]
+    (run_dir / "run.json").write_text(json.dumps({"starts": starts}))
+    card = write_card(run_dir, defaults={"precision": "auto"})["README.md"].read_text("utf-8")
+    assert "Neither the power that 2 x H100 drew" in card and "| precision | bfloat16 | default |" in card
+    (run_dir / "facts.yaml").write_text("device: two of them\n")
+    assert "the power that two of them drew" in write_card(run_dir)["README.md"].read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     "facts", [{"watts": "300 W"}, {"watts": 0}, {"watts": math.nan}, {"power": 3}, {"device": 3}, {"device": ["a"]}]
 )

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -259,6 +260,7 @@ def test_other_data_are_refused_and_may_be_allowed(tokenizer, sample_file, tmp_p
     trainer.train(resume_from_checkpoint=True)
     start = read_record(tmp_path / "run")["starts"][-1]
     assert len(start["changed"]) == 1 and start["changed"][0].startswith("data (")
+    assert re.fullmatch(r"\d+ cores of \S.*|\d+ x \S.*", start["hardware"])
 
 
 def test_a_full_disk_ends_the_run_with_a_cure_and_the_checkpoint_before_is_whole(undisturbed, tokenizer, tmp_path):

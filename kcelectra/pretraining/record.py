@@ -4,12 +4,16 @@ import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
 from kcelectra.manifest import RECORDED_PACKAGES, to_json, write_atomically
 
@@ -62,6 +66,16 @@ def read_record(run_dir: str | Path) -> dict[str, Any]:
     """Return the record of a run, one without a start if there is none."""
     path = Path(run_dir, RECORD_FILE)
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"arguments": {}, "starts": []}
+
+
+def describe_hardware(device: torch.device, num_processes: int) -> str:
+    """Return what the processes compute on, such as `2 x NVIDIA H100 80GB HBM3`."""
+    if device.type != "cpu":
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return f"{num_processes} x {name}"
+    cpus = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.+)$", cpus.read_text(), re.MULTILINE) if cpus.exists() else None
+    return f"{num_cores()} cores of {model[1] if model else platform.machine()}"
 
 
 def code_fingerprint() -> dict[str, str]:

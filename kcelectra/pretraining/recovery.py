@@ -41,7 +41,7 @@ from kcelectra.pretraining.checkpoints import (
 from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
 from kcelectra.pretraining.guards import Rewind, UpdateGuard, require_finite, skip_update
 from kcelectra.pretraining.packed import PackedRows
-from kcelectra.pretraining.record import RunRecord, code_fingerprint, compare_fingerprints
+from kcelectra.pretraining.record import RunRecord, code_fingerprint, compare_fingerprints, describe_hardware
 from kcelectra.pretraining.row_loader import RowLoader
 from kcelectra.pretraining.saving import CheckpointWriter
 from kcelectra.pretraining.sharding import ASKED_BY, gather, shard_like, shard_model
@@ -283,6 +283,7 @@ class RecoverableTrainer(Trainer):
                 changed=changed,
                 skipped_rows=self._data_state["skipped"],
                 device=str(self.args.device),
+                hardware=describe_hardware(self.args.device, self.args.world_size),
                 num_processes=self.args.world_size,
                 precision=self.accelerator.mixed_precision,
             )

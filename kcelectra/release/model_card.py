@@ -162,6 +162,7 @@ def describe_run(run: RunFacts, defaults: Mapping[str, Any]) -> dict[str, Any]:
     others = [key for key in EFFECTIVE if key not in run.settings]
     if "init_discriminator" in run.settings:  # which has its own
         others = [key for key in others if key not in OWN_SIZES]
+    chosen = {**defaults, **({"precision": run.precision} if run.precision else {})}
     return {
         "run": run,
         "corpus": corpus,
@@ -170,7 +171,7 @@ def describe_run(run: RunFacts, defaults: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": run.hub_dataset or run.dataset,
         "rules": run.rules,
         "settings": run.settings,
-        "defaults": {key: defaults[key] for key in others if defaults.get(key) is not None},
+        "defaults": {key: value for key in others if (value := chosen.get(key)) is not None},
         "checks": check_learning(run.history),
         "estimate": estimate_energy(run),
     }

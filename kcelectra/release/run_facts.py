@@ -18,9 +18,11 @@ from kcelectra.manifest import read_manifest
 from kcelectra.release.plots import EVAL_LOSS
 from kcelectra.release.predictions import show
 
-SETTINGS_FILE, STATE_FILE, HISTORY_FILE = "run.yaml", "trainer_state.json", "report/history.json"
+SETTINGS_FILE, RECORD_FILE = "run.yaml", "run.json"
+STATE_FILE, HISTORY_FILE = "trainer_state.json", "report/history.json"
 POWER_FILE = "facts.yaml"
 POWER = ("device", "watts", "grams_co2_per_kwh")
+PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by their names in accelerate
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ class RunFacts:
         corpus: manifest of the corpus.
         tokenizer: manifest of the tokenizer.
         versions: of the packages that exported the weights.
-        power: `device`, `watts` and `grams_co2_per_kwh`, each None where it is not known.
+        power: `device`, by the record of the run unless `facts.yaml` says it, `watts` and `grams_co2_per_kwh`, each
+            None where it is not known.
+        precision: that the last start computed in.
         earlier: the runs whose exports it went on from, oldest first, as far as they are where its settings say.
     """
 
@@ -55,6 +59,7 @@ class RunFacts:
     tokenizer: dict[str, Any] | None
     versions: dict[str, str]
     power: dict[str, Any]
+    precision: str | None
     earlier: tuple["RunFacts", ...]
 
     @property
@@ -139,6 +144,7 @@ def read_run(
     if tokenizer_dir is not None and _read_stage(tokenizer_dir, "tokenizer") is None:
         raise InputError(f"{tokenizer_dir} is no tokenizer; give the --output_dir of recipes/train_tokenizer.py")
     tokenizer_dir = tokenizer_dir or settings.get("tokenizer") or run_dir / "tokenizer"
+    start = _read_last_start(run_dir)
     return RunFacts(
         settings=settings,
         step=step,
@@ -151,7 +157,8 @@ def read_run(
         corpus=_read_corpus(corpus_dir, settings.get("dataset")),
         tokenizer=_read_stage(tokenizer_dir, "tokenizer"),
         versions=(read_manifest(run_dir / "export") or {}).get("versions", {}),
-        power=_read_power(run_dir / POWER_FILE),
+        power=dict.fromkeys(POWER) | {"device": start.get("hardware")} | _read_power(run_dir / POWER_FILE),
+        precision=PRECISIONS.get(start.get("precision")),
         earlier=_read_earlier(settings),
     )
 
@@ -220,4 +227,11 @@ def _read_power(path: Path) -> dict[str, Any]:
         is_right = isinstance(value, str) if name == "device" else isinstance(value, (int, float)) and value > 0
         if name not in POWER or not is_right:
             raise InputError(f"{path}: {name} is {value!r}; give device, a text, watts and grams_co2_per_kwh, above 0")
-    return dict.fromkeys(POWER) | power
+    return power
+
+
+def _read_last_start(run_dir: Path) -> dict[str, Any]:
+    """Return what the record of a run says of its last start, or nothing."""
+    path = run_dir / RECORD_FILE
+    starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
+    return starts[-1] if starts else {}
