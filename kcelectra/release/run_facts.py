@@ -158,7 +158,7 @@ def read_run(
         tokenizer=_read_stage(tokenizer_dir, "tokenizer"),
         versions=(read_manifest(run_dir / "export") or {}).get("versions", {}),
         power=dict.fromkeys(POWER) | {"device": start.get("hardware")} | _read_power(run_dir / POWER_FILE),
-        precision=PRECISIONS.get(start.get("precision")),
+        precision=PRECISIONS.get(start.get("precision", "")),
         earlier=_read_earlier(settings),
     )
 
