@@ -74,7 +74,7 @@ def test_the_log_and_the_report_show_it_beside_the_loss_of_training(tokenizer, s
     trainer = train(tokenizer, sample_file, tmp_path, eval_dataset=rows, eval_strategy="steps", eval_steps=3)
     history = trainer.state.log_history
     line = format_log(evaluated(history)[0], trainer.state)
-    assert line.startswith("step 6/6  not trained on:  loss ") and "  discriminator_auc " in line
+    assert line.startswith("step 6/6  not trained on:  loss ") and "  generator " in line and "  auc " in line
     write_report(tmp_path, history, facts={}, alarms=[])
     written = json.loads((tmp_path / "report/history.json").read_text())
     assert [entry["step"] for entry in evaluated(written)] == [3, 6]

@@ -7,15 +7,19 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-EVAL_NAMES = ("loss", "generator_loss", "discriminator_loss", "discriminator_auc")
+EVALUATED = {
+    "loss": "eval_loss",
+    "generator": "eval_generator_loss",
+    "discriminator": "eval_discriminator_loss",
+    "auc": "eval_discriminator_auc",
+}
 
 
 def format_log(logs: dict[str, float], state: TrainerState) -> str:
     """Return one line for a logging interval, each loss beside the baseline it must beat."""
     if "eval_generator_loss" in logs:
-        names = (name for name in EVAL_NAMES if f"eval_{name}" in logs)
-        step = f"step {state.global_step}/{state.max_steps}"
-        return "  ".join([step, "not trained on:", *(f"{name} {logs[f'eval_{name}']:.4f}" for name in names)])
+        values = (f"{name} {logs[key]:.3f}" for name, key in EVALUATED.items() if key in logs)
+        return "  ".join([f"step {state.global_step}/{state.max_steps}", "not trained on:", *values])
     if "generator_loss" not in logs:
         return " ".join(f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, (int, float)))
     discriminator = ""
