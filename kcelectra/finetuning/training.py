@@ -218,13 +218,15 @@ def predict(
         rows = [{key: features[index][key] for key in ("input_ids", "token_type_ids")} for index in indices]
         batch = DataCollatorWithPadding(tokenizer, **padding)(rows)
         output = model(**{key: value.to(model.device) for key, value in batch.items()})
+        is_span = "start_logits" in output
+        outputs = (output.start_logits, output.end_logits) if is_span else (output.logits,)
+        arrays = [values.float().cpu().numpy() for values in outputs]  # at once: the device waits for each copy
         for place, index in enumerate(indices):
             length = len(features[index]["input_ids"])
-            if "start_logits" in output:
-                pair = (output.start_logits, output.end_logits)
-                logits[index] = tuple(values[place, : max_length or length].float().cpu().numpy() for values in pair)
+            if is_span:
+                logits[index] = tuple(values[place, : max_length or length] for values in arrays)
             else:
-                values = output.logits[place].float().cpu().numpy()
+                values = arrays[0][place]
                 logits[index] = values[:length] if values.ndim == 2 else values
     model.train(was_training)
     return logits
