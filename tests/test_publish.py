@@ -431,7 +431,7 @@ def test_a_push_that_breaks_off_leaves_nothing_half_done(hub, later, repository)
         ("unknown license", ['"license" must be one of', "--license"]),
         ("unfinished", ["unfinished has no manifest.json", "run it again"]),
         ("damaged", ["train-00001-of-00003.parquet is missing or not what manifest.json says", "run its stage again"]),
-        ("nothing there", ["none has no manifest.json"]),
+        ("nothing there", ["none does not exist; give the directory"]),
         ("no token", ["401", "hf auth login"]),
         ("stale token", ["401", "hf auth login"]),
         ("foreign", ["403", 'under the namespace "other"', "hf auth login"]),
