@@ -40,6 +40,13 @@ def make_history(num_entries: int = 30) -> list[dict]:
     return [*entries, {"step": 10 * num_entries, "train_runtime": 12.5, "total_flos": 1e12, "train_loss": 20.0}]
 
 
+def make_evaluations() -> list[dict]:
+    return [
+        {"step": step, "eval_generator_loss": 9 - step / 50, "eval_discriminator_loss": 0.7 - step / 1000}
+        for step in (100, 200, 300)
+    ]
+
+
 class Page(HTMLParser):
     """Elements and text of a page; every element must be closed in order."""
 
@@ -199,6 +206,16 @@ def test_the_curves_show_the_data(tmp_path):
         assert share_of_ink(tmp_path / "a" / f"{plot.name}.png") > 0.01  # not a white sheet
 
 
+def test_losses_of_rows_that_are_not_trained_on_are_drawn(tmp_path):
+    history = make_history()[:-1]
+    for name, entries in (("without", history), ("with", [*history, *make_evaluations()])):
+        (tmp_path / name).mkdir()
+        draw_plots(entries, tmp_path / name)
+    for plot in PLOTS:
+        data = {name: (tmp_path / name / f"{plot.name}.png").read_bytes() for name in ("without", "with")}
+        assert (data["without"] != data["with"]) == any(key.startswith("eval_") for key in plot.curves), plot.name
+
+
 def test_an_alarm_is_marked_in_every_curve_where_it_begins(tmp_path):
     def draw(*marked_steps):
         files = draw_plots(make_history()[:-1], tmp_path, marked_steps=marked_steps)
@@ -212,7 +229,7 @@ def test_an_alarm_is_marked_in_every_curve_where_it_begins(tmp_path):
 
 
 def test_every_curve_is_a_key_that_is_logged():
-    logged = make_history()[0].keys()
+    logged = make_history()[0].keys() | make_evaluations()[0].keys()
     assert {key for plot in PLOTS for key in plot.curves + plot.baselines} <= logged
 
 
