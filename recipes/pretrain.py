@@ -72,6 +72,8 @@ def main() -> None:
     classes = (ModelArguments, DataArguments, PretrainingArguments, ProbeArguments)
     arguments = parse_args(*classes, default_preset=SMOKE_PRESET)
     model_args, data_args, training_args, probe_args = arguments
+    if training_args.save_strategy == "no":
+        raise InputError("save_strategy is no, and the last checkpoint is what is exported; leave out --save_strategy")
     if training_args.disable_tqdm:
         disable_progress_bar()
     prepare_cpu()

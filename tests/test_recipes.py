@@ -208,6 +208,7 @@ def write(path: Path, text: str) -> str:
             ["--lr_scheduler_type", "warmup_stable_decay", "--lr_scheduler_kwargs", '{"decay": 5}'],
             "warmup_stable_decay does not take lr_scheduler_kwargs .*'decay': 5.*unexpected keyword argument 'decay'",
         ),
+        (["--save_strategy", "no"], "the last checkpoint is what is exported; leave out --save_strategy"),
         (["--dataloader_num_workers", "2"], "dataloader_num_workers is 2; leave it out"),
         (["--save_steps", "1", "--save_total_limit", "99999999", "--max_steps", "99999999"], "MB are free; make room"),
     ],
