@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from kcelectra.corpus.comments import MAX_NAMED_ROWS, Comment, CommentReader, find_files
-from kcelectra.corpus.formats import READ_BATCH_SIZE, split_file
+from kcelectra.corpus.formats import split_file
+from kcelectra.corpus.rows import READ_BATCH_SIZE
 from kcelectra.corpus.sample import generate_sample
 from kcelectra.errors import InputError
 
@@ -220,8 +221,8 @@ def test_a_second_pass_equals_the_first(tmp_path, suffix):
 def small_pieces(monkeypatch):
     """Read everything in pieces so small that a short file has many."""
     monkeypatch.setattr("kcelectra.corpus.comments.PART_BYTES", 600)
-    monkeypatch.setattr("kcelectra.corpus.formats.READ_BYTES", 250)
-    monkeypatch.setattr("kcelectra.corpus.formats.READ_BATCH_SIZE", 7)
+    monkeypatch.setattr("kcelectra.corpus.lines.READ_BYTES", 250)
+    monkeypatch.setattr("kcelectra.corpus.rows.READ_BATCH_SIZE", 7)
 
 
 def write_some_bad(path: Path, num_rows: int) -> Path:

@@ -17,21 +17,10 @@ from hypothesis import strategies as st
 from test_comments import TEXTS, kind_of, read, utf8_column, warnings_of, write_bytes, write_rows, write_texts
 
 from kcelectra.corpus.comments import Comment
-from kcelectra.corpus.formats import (
-    COMPRESSIONS,
-    FORMATS,
-    MAX_BATCH_BYTES,
-    MAX_LINE_BYTES,
-    MAX_QUOTED_LINES,
-    READ_BATCH_SIZE,
-    READ_BYTES,
-    Part,
-    UnreadableFile,
-    check_file,
-    format_of,
-    read_part,
-    split_file,
-)
+from kcelectra.corpus.formats import FORMATS, check_file, format_of, read_part, split_file
+from kcelectra.corpus.lines import COMPRESSIONS, MAX_LINE_BYTES, MAX_QUOTED_LINES
+from kcelectra.corpus.parquet import MAX_BATCH_BYTES
+from kcelectra.corpus.rows import READ_BATCH_SIZE, READ_BYTES, Part, UnreadableFile
 from kcelectra.errors import InputError
 
 SUFFIXES = [f"{kind}{more}" for kind in FORMATS for more in ("", *COMPRESSIONS) if not (more and kind == ".parquet")]

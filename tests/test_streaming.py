@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from kcelectra import clean, clean_batch
 from kcelectra.corpus.comments import Comment, CommentReader, read_texts
-from kcelectra.corpus.formats import READ_BATCH_SIZE
+from kcelectra.corpus.rows import READ_BATCH_SIZE
 from kcelectra.errors import InputError
 from kcelectra.pretraining.packing import frame_document
 from kcelectra.pretraining.prefetching import read_ahead
@@ -309,8 +309,8 @@ NUM_COMMENTS = 240
 def small_pieces(monkeypatch):
     """Let a few comments go through everything many times: parts, batches, and documents that are kept back."""
     monkeypatch.setattr("kcelectra.corpus.comments.PART_BYTES", 8000)
-    monkeypatch.setattr("kcelectra.corpus.formats.READ_BYTES", 3000)
-    monkeypatch.setattr("kcelectra.corpus.formats.READ_BATCH_SIZE", 37)
+    monkeypatch.setattr("kcelectra.corpus.lines.READ_BYTES", 3000)
+    monkeypatch.setattr("kcelectra.corpus.rows.READ_BATCH_SIZE", 37)
     monkeypatch.setattr("kcelectra.pretraining.packing.NUM_PENDING", 20)
 
 

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from kcelectra.corpus.cleaning import RULE_SETS, get_rules
 from kcelectra.corpus.comments import find_files, find_revision
 from kcelectra.corpus.dedup import SCOPES
-from kcelectra.corpus.formats import Part, UnreadableFile, check_file, split_file
+from kcelectra.corpus.formats import check_file, split_file
+from kcelectra.corpus.rows import Part, UnreadableFile
 from kcelectra.corpus.shards import (
     PERSONAL_DATA,
     WORK_DIR,

@@ -10,19 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kcelectra.corpus.formats import (
-    COMPRESSIONS,
-    FORMATS,
-    OPTIONAL_COLUMNS,
-    READ_BATCH_SIZE,
-    UNREADABLE,
-    Rows,
-    check_file,
-    format_of,
-    from_arrow,
-    read_part,
-    split_file,
-)
+from kcelectra.corpus.formats import FORMATS, check_file, format_of, read_part, split_file
+from kcelectra.corpus.lines import COMPRESSIONS
+from kcelectra.corpus.parquet import from_arrow
+from kcelectra.corpus.rows import OPTIONAL_COLUMNS, READ_BATCH_SIZE, UNREADABLE, Rows
 from kcelectra.corpus.vectorized import clean_batch
 from kcelectra.errors import InputError
 from kcelectra.manifest import read_manifest

@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from kcelectra.corpus.cleaning import get_rules
 from kcelectra.corpus.comments import read_from_hub
 from kcelectra.corpus.dedup import DROPPED, KEY_SCHEMA, POSITION_BITS, find_dropped, hash_texts
-from kcelectra.corpus.formats import OPTIONAL_COLUMNS, Part, Rows, UnreadableFile, read_part
+from kcelectra.corpus.formats import read_part
 from kcelectra.corpus.personal_data import find_personal_data, mask_personal_data, may_hold_personal_data, reveal
+from kcelectra.corpus.rows import OPTIONAL_COLUMNS, Part, Rows, UnreadableFile
 from kcelectra.corpus.vectorized import clean_batch, find_suspects
 from kcelectra.errors import InputError
 from kcelectra.manifest import read_manifest, to_json, write_atomically, write_manifest

@@ -21,7 +21,8 @@ from datasets import ClassLabel, Dataset, LargeList, List, load_dataset
 from datasets.exceptions import DatasetsError
 
 from kcelectra.corpus.comments import find_revision
-from kcelectra.corpus.formats import UNREADABLE, UTF16_MARKS
+from kcelectra.corpus.lines import UTF16_MARKS
+from kcelectra.corpus.rows import UNREADABLE
 from kcelectra.errors import InputError
 
 MAX_TEXT_CHARS = 1_000_000  # assumption: what is longer is a damaged file
