@@ -24,10 +24,7 @@ from kcelectra.pretraining.continuing import released_tokenizer
 from kcelectra.pretraining.flops import training_flops_per_row
 from kcelectra.pretraining.packed import PackedRows, is_packed
 from kcelectra.pretraining.planning import DEVICES, Device, count_parameters, estimate_memory
-from kcelectra.pretraining.run import (
-    build_config,
-    build_model,
-)
+from kcelectra.pretraining.run import build_config, build_model
 from kcelectra.pretraining.run_arguments import DEFAULT_MAX_LENGTH, DEFAULT_VOCAB_SIZE, DataArguments, ModelArguments
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.tokenization import load_tokenizer

@@ -34,15 +34,9 @@ from kcelectra.hub import main_half
 from kcelectra.pretraining.checkpoints import STATE_FILE, find_last_checkpoint, read_history, read_step
 from kcelectra.pretraining.export import export_checkpoint
 from kcelectra.pretraining.health import check_health
-from kcelectra.pretraining.run import (
-    build_trainer,
-    claim_run_dir,
-    describe_run,
-    open_source,
-    prepare_cpu,
-    prepare_tokenizer,
-)
+from kcelectra.pretraining.run import build_trainer, claim_run_dir, describe_run, prepare_cpu
 from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
+from kcelectra.pretraining.run_data import open_source, prepare_tokenizer
 from kcelectra.pretraining.trainer import KcElectraTrainer
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.release.report import REPORT_PAGE, check_learning, loading_snippet, write_report

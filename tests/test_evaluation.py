@@ -12,8 +12,9 @@ from kcelectra.errors import InputError
 from kcelectra.pretraining.collator import IGNORED
 from kcelectra.pretraining.packed_corpus import pack_corpus
 from kcelectra.pretraining.progress import format_log
-from kcelectra.pretraining.run import build_trainer, open_source
+from kcelectra.pretraining.run import build_trainer
 from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
+from kcelectra.pretraining.run_data import open_source
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.release.report import write_report
 from kcelectra.release.run_facts import read_run

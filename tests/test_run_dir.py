@@ -17,14 +17,9 @@ from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, verify_manifest, write_manifest
 from kcelectra.pretraining.checkpoints import find_last_checkpoint, write_checkpoint
-from kcelectra.pretraining.run import (
-    SETTINGS_FILE,
-    TOKENIZER_DIR,
-    claim_run_dir,
-    open_source,
-    prepare_tokenizer,
-)
+from kcelectra.pretraining.run import SETTINGS_FILE, claim_run_dir
 from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
+from kcelectra.pretraining.run_data import TOKENIZER_DIR, open_source, prepare_tokenizer
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.tokenization import load_tokenizer, save_tokenizer, train_tokenizer
 

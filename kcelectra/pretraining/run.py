@@ -1,4 +1,4 @@
-"""A pretraining run: what it was asked for, and the objects it is made of."""
+"""A pretraining run: its directory, and the objects it is made of."""
 
 import ctypes
 import math
@@ -7,25 +7,18 @@ import platform
 import shlex
 import shutil
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from transformers import PreTrainedTokenizerBase
-from transformers.trainer_utils import HubStrategy, IntervalStrategy
+from transformers.trainer_utils import HubStrategy
 
-from kcelectra.corpus.comments import CommentReader, choose_cleaning
-from kcelectra.corpus.sample import write_sample
+from kcelectra.corpus.comments import CommentReader
 from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
-from kcelectra.manifest import (
-    MANIFEST,
-    RECORDED_PACKAGES,
-    verify_manifest,
-    write_atomically,
-)
+from kcelectra.manifest import RECORDED_PACKAGES, write_atomically
 from kcelectra.pretraining import xla
 from kcelectra.pretraining.attention import choose_attention
 from kcelectra.pretraining.checkpoints import (
@@ -36,17 +29,16 @@ from kcelectra.pretraining.checkpoints import (
 )
 from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
 from kcelectra.pretraining.configuration import KcElectraConfig
-from kcelectra.pretraining.continuing import load_released, released_tokenizer
+from kcelectra.pretraining.continuing import load_released
 from kcelectra.pretraining.modeling import KcElectraForPreTraining
-from kcelectra.pretraining.packed import PackedRows, is_packed
-from kcelectra.pretraining.run_arguments import DEFAULT_MAX_LENGTH, DEFAULT_VOCAB_SIZE, DataArguments, ModelArguments
+from kcelectra.pretraining.packed import PackedRows
+from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
+from kcelectra.pretraining.run_data import TOKENIZER_DIR, build_dataset, read_eval_rows
 from kcelectra.pretraining.streaming import PackedStream
 from kcelectra.pretraining.trainer import KcElectraTrainer
 from kcelectra.pretraining.training_arguments import PretrainingArguments
-from kcelectra.tokenization import load_tokenizer, train_tokenizer
 
 SETTINGS_FILE = "run.yaml"
-TOKENIZER_DIR = "tokenizer"
 #: Settings that do not change what is computed: a run may go on with others.
 FREE_SETTINGS = {
     "output_dir",
@@ -128,62 +120,6 @@ def _different_run(checkpoint: Path, earlier: dict[str, Any], settings: dict[str
     )
 
 
-def open_source(arguments: DataArguments, run_dir: str | Path, *, seed: int = 0) -> CommentReader | PackedRows:
-    """Open packed rows, or comments; the embedded sample is written into the run's directory first."""
-    revision = arguments.dataset_revision
-    if arguments.dataset is not None and is_packed(arguments.dataset, revision=revision):
-        return PackedRows(arguments.dataset, seed=seed, revision=revision)
-    dataset = arguments.dataset or str(write_sample(Path(run_dir, "sample")))
-    return CommentReader(dataset, arguments.dataset_split, revision, text_column=arguments.text_column)
-
-
-def prepare_tokenizer(
-    arguments: DataArguments,
-    source: CommentReader | PackedRows,
-    run_dir: str | Path,
-    *,
-    init_discriminator: str | None = None,
-    init_generator: str | None = None,
-) -> PreTrainedTokenizerBase:
-    """Load the tokenizer, or train one on the comments into `tokenizer/` of the run, once.
-
-    Args:
-        arguments: name it; else it is that of the packed rows or of the released model, if there are any.
-        source: of the run.
-        run_dir: of the run.
-        init_discriminator: the released model.
-        init_generator: the same, where that is not given.
-
-    Raises:
-        InputError: `vocab_size` is given and is not that of the loaded tokenizer, or rows were packed with another.
-    """
-    trained_dir = Path(run_dir, TOKENIZER_DIR)
-    if arguments.tokenizer is not None:
-        tokenizer = load_tokenizer(arguments.tokenizer, revision=arguments.tokenizer_revision)
-    elif isinstance(source, PackedRows):
-        tokenizer = source.load_tokenizer()
-    elif init_discriminator is not None:
-        tokenizer = released_tokenizer(init_discriminator)
-    elif init_generator is not None:
-        tokenizer = released_tokenizer(init_generator, "generator")
-    else:
-        if not (trained_dir / MANIFEST).exists():
-            shutil.rmtree(trained_dir, ignore_errors=True)
-            vocab_size = arguments.vocab_size or DEFAULT_VOCAB_SIZE
-            train_tokenizer(source, trained_dir, vocab_size=vocab_size, **arguments.cleaning())
-        verify_manifest(trained_dir)
-        return load_tokenizer(trained_dir)
-    if isinstance(source, PackedRows):
-        source.check_tokenizer(tokenizer)
-    if arguments.vocab_size not in (None, len(tokenizer)):
-        raise InputError(
-            f"{arguments.tokenizer or 'the tokenizer'} has {len(tokenizer)} tokens, vocab_size is "
-            f"{arguments.vocab_size}; leave out --vocab_size, which is for a tokenizer that is trained here, or leave "
-            "out --tokenizer"
-        )
-    return tokenizer
-
-
 def build_trainer(
     model_arguments: ModelArguments,
     data_arguments: DataArguments,
@@ -198,7 +134,7 @@ def build_trainer(
         InputError: rows are longer than the position table, no position would be masked, the run counts no steps, or
             the disk has no room for its checkpoints.
     """
-    dataset = _build_dataset(data_arguments, training_arguments, source, tokenizer)
+    dataset = build_dataset(data_arguments, training_arguments, source, tokenizer)
     if training_arguments.generator_warmup_steps is None:
         is_new_beside_old = model_arguments.init_discriminator and not model_arguments.init_generator
         training_arguments.generator_warmup_steps = training_arguments.max_steps // 10 if is_new_beside_old else 0
@@ -206,7 +142,7 @@ def build_trainer(
         tokenizer, mask_probability=model_arguments.mask_probability, seed=training_arguments.seed
     )
     collator.num_masked(dataset.max_length)
-    eval_rows = _read_eval_rows(data_arguments, training_arguments, tokenizer, max_length=dataset.max_length)
+    eval_rows = read_eval_rows(data_arguments, training_arguments, tokenizer, max_length=dataset.max_length)
     _check_options(model_arguments, training_arguments, max_length=dataset.max_length)
     model = build_model(model_arguments, tokenizer)
     _choose_back_end(model, training_arguments)
@@ -254,82 +190,6 @@ def _choose_back_end(model: KcElectraForPreTraining, arguments: PretrainingArgum
         num_rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
         where = f"{num_rows} rows a step on {arguments.world_size * xla.num_devices()} x {device_type}"
         print(f"{where}; attention: {attention}; compiled: {'yes' if is_compiled else 'no'}")  # noqa: T201
-
-
-def _build_dataset(
-    arguments: DataArguments,
-    training_arguments: PretrainingArguments,
-    source: CommentReader | PackedRows,
-    tokenizer: PreTrainedTokenizerBase,
-) -> PackedRows | PackedStream:
-    if isinstance(source, PackedRows):
-        if arguments.max_length not in (None, source.max_length):
-            raise InputError(
-                f"max_length is {arguments.max_length}, the rows of {source.dataset} have {source.max_length} tokens; "
-                "leave out --max_length, or pack rows of another length with recipes/pack.py"
-            )
-        if arguments.fill_documents:
-            raise InputError(
-                f"{source.dataset} holds packed rows; leave out --fill_documents, or give it to recipes/pack.py"
-            )
-        if training_arguments.max_steps <= 0:
-            rows = training_arguments.train_batch_size * training_arguments.gradient_accumulation_steps
-            num_rows = training_arguments.num_train_epochs * source.num_rows
-            training_arguments.max_steps = math.ceil(num_rows / (rows * training_arguments.world_size))
-        return source
-    if training_arguments.max_steps <= 0:
-        raise InputError("a stream has no length; say how long to train with --max_steps")
-    return PackedStream(
-        source,
-        tokenizer,
-        max_length=arguments.max_length or DEFAULT_MAX_LENGTH,
-        **arguments.cleaning(),
-        fill_documents=arguments.fill_documents,
-        seed=training_arguments.seed,
-        shuffle_window=arguments.shuffle_window,
-    )
-
-
-def _read_eval_rows(
-    arguments: DataArguments,
-    training_arguments: PretrainingArguments,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-) -> list[dict[str, Any]] | None:
-    """Return rows that are not trained on, and have them evaluated as often as a checkpoint is saved."""
-    dataset, num_rows = arguments.eval_dataset, arguments.eval_rows
-    if dataset is None:
-        if training_arguments.eval_strategy != IntervalStrategy.NO:
-            raise InputError("there is nothing to evaluate on; give --eval_dataset, or leave out --eval_strategy")
-        return None
-    if dataset == arguments.dataset or num_rows < 1:
-        raise InputError(
-            f"eval_dataset is {dataset}, eval_rows {num_rows}; give other comments than the --dataset, and 1 or more"
-        )
-    if training_arguments.load_best_model_at_end:
-        raise InputError("load_best_model_at_end is given, and a run ends with its last step; leave it out")
-    if xla.IS_THERE:
-        raise InputError("eval_dataset is for CPUs and GPUs, not for XLA; leave it out")
-    if training_arguments.eval_strategy == IntervalStrategy.NO:
-        training_arguments.eval_strategy = IntervalStrategy.STEPS
-        training_arguments.eval_steps = training_arguments.save_steps
-    if is_packed(dataset):
-        rows = PackedRows(dataset, seed=training_arguments.seed)
-        rows.check_tokenizer(tokenizer)
-        if rows.max_length != max_length:
-            raise InputError(f"the rows of {dataset} have {rows.max_length} tokens, not {max_length}; pack others")
-        return rows.__getitems__(range(min(num_rows, len(rows))))
-    stream = PackedStream(
-        CommentReader(dataset, text_column=arguments.text_column),
-        tokenizer,
-        max_length=max_length,
-        **choose_cleaning(dataset, arguments.rules, arguments.min_chars),
-        fill_documents=arguments.fill_documents,
-        seed=training_arguments.seed,
-        num_passes=1,
-    )
-    return list(islice(stream, num_rows))
 
 
 def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> KcElectraForPreTraining:
