@@ -480,6 +480,15 @@ def test_a_generator_of_an_other_vocabulary_is_refused(tokenizer, export, tmp_pa
         load_model(str(tmp_path / "export"))
 
 
+def test_weights_in_half_precision_are_tried_in_single(export, tmp_path):
+    shutil.copytree(export, tmp_path / "export")
+    for half in ("discriminator", "generator"):
+        model = getattr(load_model(str(export)), half).half()
+        model.save_pretrained(tmp_path / "export" / half)
+    tried = load_model(str(tmp_path / "export"))
+    assert {model.dtype for model in (tried.discriminator, tried.generator)} == {torch.float32}
+
+
 def test_half_a_file_of_weights_is_refused(export, tmp_path):
     shutil.copytree(export, tmp_path / "export")
     weights = tmp_path / "export/generator/model.safetensors"

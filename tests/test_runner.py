@@ -234,6 +234,16 @@ def test_weights_are_those_of_the_model_whatever_the_head(model_dir, data_dir, t
 # results files
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_that_was_saved_in_half_precision_is_trained_in_single(model_dir, tmp_path, dtype):
+    shutil.copytree(model_dir, tmp_path / "half")
+    ElectraForPreTraining.from_pretrained(model_dir).to(dtype).save_pretrained(tmp_path / "half")
+    assert {value.dtype for value in load_file(tmp_path / "half/model.safetensors").values()} == {dtype}
+    for task in ("nsmc", "korsts", "naver-ner", "korquad"):
+        _, model = load_head(TASKS[task], tmp_path / "half")
+        assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.float32}
+
+
 def test_a_line_that_was_cut_is_no_row_and_is_cut_off(tmp_path):
     path = tmp_path / "results.jsonl"
     append_result(path, {"key": "a"})

@@ -258,7 +258,7 @@ def load_head(
     max_length: int | None = None,
     protocol: Protocol = PROTOCOLS["strict"],
 ) -> tuple[Head, PreTrainedModel]:
-    """Return the head of a task for a model's tokenizer, and the model with a new output layer.
+    """Return the head of a task for a model's tokenizer, and the model, float32, with a new output layer.
 
     Args:
         task: one of `TASKS`, or one's own.
@@ -283,7 +283,8 @@ def load_head(
             config.num_labels = 1
         if isinstance(head, SequenceHead):
             config.problem_type = head.problem_type
-        return head, head.auto_class.from_pretrained(str(model), revision=revision, config=config)
+        # float32 whatever was saved: in half precision most updates are rounded away
+        return head, head.auto_class.from_pretrained(str(model), revision=revision, config=config, dtype=torch.float32)
     except InputError:
         raise
     except (OSError, ValueError) as error:

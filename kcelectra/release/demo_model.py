@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors import SafetensorError
@@ -79,7 +80,8 @@ def load_model(source: str, classifiers: Sequence[str] = ()) -> TriedModel:
 
 
 def _load(kind: Any, source: str, revision: str | None, *, subfolder: str = "") -> PreTrainedModel:
-    model, report = kind.from_pretrained(source, revision=revision, subfolder=subfolder, output_loading_info=True)
+    where = {"revision": revision, "subfolder": subfolder}
+    model, report = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **where)
     missing = sorted(report["missing_keys"])
     if missing:  # transformers fills them with random numbers
         raise InputError(
