@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, ElectraForMaskedLM, ElectraForPreTraining
 
 from kcelectra import KcElectraConfig, KcElectraForPreTraining, export_checkpoint
 from kcelectra.errors import InputError
@@ -71,6 +71,31 @@ def test_the_export_loads_without_the_package_and_gives_the_same_logits(checkpoi
     assert torch.equal(logits["generator"], model.generator(ids).logits)
     assert torch.equal(logits["backbone"], model.discriminator.electra(ids).last_hidden_state)
     assert logits["classifier"].shape == (2, 2)
+
+
+@pytest.mark.parametrize("embedding_sharing", ["full", "gdes"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_halves_the_files_and_rounds_the_weights(tokenizer, tmp_path, dtype, embedding_sharing):
+    config = KcElectraConfig.from_size("tiny", vocab_size=len(tokenizer), embedding_sharing=embedding_sharing)
+    model = KcElectraForPreTraining(config)
+    export_model(model, tokenizer, tmp_path / "single")
+    export_model(model, tokenizer, tmp_path / "half", dtype=dtype)
+    for name, model_class in (("discriminator", ElectraForPreTraining), ("generator", ElectraForMaskedLM)):
+        single, half = (tmp_path / kind / name for kind in ("single", "half"))
+        sizes = [(path / "model.safetensors").stat().st_size for path in (single, half)]
+        assert 0.5 < sizes[1] / sizes[0] < 0.51  # no tied table twice
+        assert AutoConfig.from_pretrained(half).dtype == dtype
+        expected = model_class.from_pretrained(single).to(dtype).state_dict()
+        loaded = model_class.from_pretrained(half).state_dict()
+        assert loaded.keys() == expected.keys()
+        for key, value in loaded.items():
+            assert value.dtype == dtype and torch.equal(value, expected[key]), key
+
+
+def test_a_type_that_is_none_is_named(checkpoint, tmp_path):
+    with pytest.raises(InputError, match="dtype is 'float16'; give one of torch.float32, torch.float16, torch.bfloat"):
+        export_checkpoint(checkpoint, tmp_path / "export", dtype="float16")
+    assert not (tmp_path / "export").exists()
 
 
 def test_the_export_after_a_resize_has_the_new_vocabulary(checkpoint, tokenizer, tmp_path):
