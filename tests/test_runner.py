@@ -420,6 +420,8 @@ def test_the_recipe_runs_its_seeds_and_prints_mean_and_deviation(run_recipe, tmp
     printed = caplog.text + capsys.readouterr().out
     assert "nsmc, seed 0: accuracy 0." in printed and "nsmc, seed 1: accuracy" in printed
     assert "± " in printed or "COLLAPSED" in printed
+    for point in read_results(tmp_path / "out/finetune/results.jsonl")[0]["curve"]:
+        assert f"nsmc, seed 0, dev accuracy {point['metrics']['accuracy']:.4f} at step {point['step']} of" in printed
     assert [row["seed"] for row in read_results(tmp_path / "out/finetune/results.jsonl")] == [0, 1]
     assert len(list((tmp_path / "out/finetune/tiny").glob("nsmc-1-*/model.safetensors"))) == 1
 

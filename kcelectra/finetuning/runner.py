@@ -158,7 +158,9 @@ def finetune(
     pads = chosen.is_original
     tested = EvaluationSplit(entry, head, splits.test, pads_to_max=pads)
     others = {"dev": EvaluationSplit(entry, head, splits.dev, pads_to_max=pads)} if splits.dev else {}
-    watcher = Watcher(tested if chosen.selected_on == "test" else others.pop("dev"), settings, others)
+    chosen_on = tested if chosen.selected_on == "test" else others.pop("dev")
+    name = f"{model}, {entry.name}, seed {seed}, {chosen.selected_on}"
+    watcher = Watcher(name, chosen_on, settings, others)
     num_steps = train(
         network,
         head,

@@ -1,5 +1,6 @@
 """Train a model with a head on a task, evaluate it on the way, and keep the best of its steps."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -21,6 +22,8 @@ from kcelectra.finetuning.metrics import compute
 from kcelectra.finetuning.protocols import Settings
 from kcelectra.finetuning.sources import Example
 from kcelectra.finetuning.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 EVAL_BATCH_SIZE = 64
 
@@ -64,9 +67,10 @@ class EvaluationSplit:
 
 
 class Watcher(TrainerCallback):
-    """Evaluates a model as it is trained, and keeps the weights of the best step.
+    """Evaluates a model as it is trained, logs its score, and keeps the weights of the best step.
 
     Args:
+        name: of the run and of the split that decides, for the log.
         chosen_on: the split that decides.
         settings: say after which updates to evaluate; a run that is too short for any is evaluated at its end.
         others: by name, splits whose metrics are noted as well.
@@ -76,8 +80,10 @@ class Watcher(TrainerCallback):
         best: the best point, of equals the first.
     """
 
-    def __init__(self, chosen_on: EvaluationSplit, settings: Settings, others: Mapping[str, EvaluationSplit]) -> None:
-        self.chosen_on, self.settings, self.others = chosen_on, settings, others
+    def __init__(
+        self, name: str, chosen_on: EvaluationSplit, settings: Settings, others: Mapping[str, EvaluationSplit]
+    ) -> None:
+        self.name, self.chosen_on, self.settings, self.others = name, chosen_on, settings, others
         self.due: set[int] = set()
         self.curve: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
@@ -105,7 +111,9 @@ class Watcher(TrainerCallback):
         point |= {f"{name}_metrics": split.evaluate(model)[0] for name, split in self.others.items()}
         self.curve.append(point)
         chosen = self.chosen_on.task.selected_by
-        if not self.best or point["metrics"][chosen] > self.best["metrics"][chosen]:
+        score = point["metrics"][chosen]
+        logger.info("%s %s %.4f at step %d of %d", self.name, chosen, score, state.global_step, state.max_steps)
+        if not self.best or score > self.best["metrics"][chosen]:
             self.best = point
             self.best_weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
