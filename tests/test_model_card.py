@@ -217,12 +217,14 @@ def run_dir(trained, tmp_path):
 def write_card(trained, tmp_path, monkeypatch):
     """Return the files of a card, by name, of the run or of a changed copy; without pictures, which are slow."""
 
-    def write(run_dir: Path | None = None, *, draws: bool = False, **options) -> dict[str, Path]:
+    def write(
+        run_dir: Path | None = None, *, export_dir: Path | None = None, draws: bool = False, **options
+    ) -> dict[str, Path]:
         release_dir = tmp_path / "release"
         if not draws:
             monkeypatch.setattr(model_card, "draw_plots", lambda history, images_dir: [])
             monkeypatch.setattr(model_card, "draw_scores", lambda own, family, images_dir, repo_id: [])
-        stage(trained.run_dir / "export", release_dir)
+        stage(export_dir or trained.run_dir / "export", release_dir)
         options = {"repo_id": REPO, "license": "mit", "run_dir": run_dir or trained.run_dir} | options
         paths = write_model_card(release_dir, **options)
         return {path.relative_to(release_dir).as_posix(): path for path in paths}
@@ -443,6 +445,15 @@ def test_the_command_of_ones_own_task_names_its_columns(write_card, trained, tmp
     card = write_card(results_file=write_results(tmp_path / "r", runs))["README.md"].read_text("utf-8")
     run, _ = parse_command(blocks(section(card, "Evaluation"))[0].splitlines()[1])
     assert (run.data, run.text, run.label, run.name) == ("FILE", text, label, "my-reviews")
+
+
+def test_weights_in_half_precision_are_said_to_be(write_card, full, run_dir):
+    for half in ("discriminator", "generator"):
+        config = run_dir / "export" / half / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float16"}))
+    text = write_card(export_dir=run_dir / "export")["README.md"].read_text("utf-8")
+    assert "The weights are stored in float16. Give `from_pretrained` also `dtype=torch.float32`" in text
+    assert "The weights are stored in" not in full.text
 
 
 def test_scores_of_other_weights_are_not_shown_and_not_enough(write_card, full, tmp_path):
