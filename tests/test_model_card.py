@@ -1,6 +1,7 @@
 """A model's card says what the files of its run say, gives nothing away, and what it tells to type works."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import math
@@ -18,7 +19,7 @@ from hub import HubServer, run_client
 from huggingface_hub import EvalResultEntry, ModelCard, parse_eval_result_entries
 from safetensors.torch import load_file
 from score_rows import make_lines, make_row, make_runs, write_results
-from transformers import ElectraConfig, ElectraForPreTraining
+from transformers import ElectraConfig, ElectraForPreTraining, pipeline
 
 from kcelectra import KcElectraConfig, KcElectraForPreTraining, clean
 from kcelectra.arguments import given_settings, parse_args
@@ -45,6 +46,7 @@ from kcelectra.tokenization.vocabulary import PUBLISHED, SPECIAL_TOKENS, hash_vo
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "model_card.md"
 OWN = sorted(path.parent for path in (ROOT / "hub_cards").glob("*/results.jsonl"))
+WEIGHTS = [path for path in OWN if (path / "model.safetensors").is_file()]
 CARDS = sorted({*(ROOT / "hub_cards").iterdir()} - {*OWN})
 REPO = "someone/kc-base"
 CANARY = "hf_canaryThatMustNotSing"
@@ -1134,6 +1136,17 @@ def test_the_committed_card_of_a_model_of_our_own_has_its_pictures_and_the_score
     for row in rows:
         scores = [group.measure(row["score"])[0] for group in groups if group.first["task"] == row["task"]]
         assert row["mean ± sd [interval]"].split()[0] in [f"{100 * score:.2f}" for score in scores]
+
+
+@pytest.mark.parametrize("directory", WEIGHTS, ids=lambda path: path.name)
+def test_the_committed_weights_are_those_of_the_card_and_of_its_results_and_fill_a_blank(directory):
+    card, weights = (directory / "README.md").read_text("utf-8"), directory / "model.safetensors"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in card
+    _, encoder = load_head(TASKS["nsmc"], directory)
+    rows = read_results(directory / "results.jsonl")
+    assert {row["weights_sha256"] for row in rows} == {hash_weights(encoder.base_model)}
+    fill = pipeline("fill-mask", str(directory), dtype=torch.float32)
+    assert fill("배우들의 [MASK]가 좋았다")[0]["token_str"] == "연기"
 
 
 @pytest.mark.parametrize("directory", OWN, ids=lambda path: path.name)
