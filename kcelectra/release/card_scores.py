@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
-from transformers import AutoModelForPreTraining, AutoTokenizer
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
 from kcelectra.errors import InputError
 from kcelectra.finetuning.protocols import PROTOCOLS
@@ -45,7 +45,9 @@ def read_model_scores(results_file: str | Path, model_dir: str | Path) -> tuple[
     Raises:
         InputError: no row is of these weights with this tokenizer, or the file cannot be read.
     """
-    weights = hash_weights(AutoModelForPreTraining.from_pretrained(model_dir).base_model)
+    is_generator = AutoConfig.from_pretrained(model_dir).architectures == ["ElectraForMaskedLM"]
+    half = AutoModelForMaskedLM if is_generator else AutoModelForPreTraining  # else a head is missed, with a warning
+    weights = hash_weights(half.from_pretrained(model_dir).base_model)
     vocabulary = hash_vocabulary(tokens_by_id(AutoTokenizer.from_pretrained(model_dir)))
     groups = read_groups(results_file)
     wanted = (weights, vocabulary)
