@@ -545,6 +545,14 @@ def test_a_score_that_cannot_stand_beside_others_is_in_the_card_alone(write_card
     assert score_rows(files["README.md"].read_text("utf-8"))
 
 
+def test_the_official_test_split_is_so_too_where_the_hub_has_it_not(write_card, trained, tmp_path):
+    lines = make_lines([3.5, 1.0, 2.0], [3.0, 1.5, 2.5])
+    row = make_row("korsts", 0, lines, **trained.identity, data_sha256=official("korsts"), predictions=None)
+    files = write_card(results_file=write_results(tmp_path / "r", [(row, None)]))
+    (one,) = ModelCard(files["README.md"].read_text("utf-8")).data.eval_results
+    assert (one.dataset_name, one.dataset_type) == ("korsts", "korsts")
+
+
 def test_a_part_of_train_leaves_the_test_split_official(write_card, trained, tmp_path):
     notes = ["only the first 80 of 135,058 of train"]
     runs = make_runs([12, 13], **trained.identity, data_sha256=official("nsmc"), notes=notes)

@@ -101,7 +101,7 @@ def list_eval_results(groups: Sequence[Group]) -> list[EvalResult]:
         EvalResult(
             task_type=HUB_TASKS.get(group.first["metric"], "text-classification"),
             dataset_type=_hub_id(group) or show(group.first["task"]),
-            dataset_name=show(group.first["task"]) + ("" if _hub_id(group) else NOT_OFFICIAL),
+            dataset_name=show(group.first["task"]) + ("" if _is_official(group) else NOT_OFFICIAL),
             dataset_split="test",
             metric_type=group.first["selected_by"],
             metric_value=round(100 * group.summary.mean, 2),
@@ -138,11 +138,15 @@ def write_eval_results(groups: Sequence[Group], release_dir: Path, repo_id: str)
 
 def _hub_id(group: Group) -> str | None:
     """Return where on the Hub the test split lies, if it is the official one and was used as a whole."""
+    return TASKS[group.first["task"]].hub_id if _is_official(group) else None
+
+
+def _is_official(group: Group) -> bool:
     task = TASKS.get(group.first["task"])
     if task is None or "test" in _find_caps(group.first):
-        return None
+        return False
     official = task.sha256.get(task.files["test"][0])
-    return task.hub_id if official is not None and group.first["data_sha256"].get("test") == official else None
+    return official is not None and group.first["data_sha256"].get("test") == official
 
 
 def _find_caps(row: dict[str, Any]) -> dict[str, str]:
