@@ -47,7 +47,7 @@ from kcelectra.tokenization.vocabulary import PUBLISHED, SPECIAL_TOKENS, hash_vo
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "model_card.md"
 OWN = sorted(path.parent for path in (ROOT / "hub_cards").glob("*/results.jsonl"))
-WEIGHTS = [ROOT / "hub_cards" / "comments-tiny-41m"]
+WEIGHTS = [ROOT / "hub_cards" / name for name in ("comments-tiny-41m", "comments-small-545m")]
 CARDS = sorted({*(ROOT / "hub_cards").iterdir()} - {*OWN})
 REPO = "someone/kc-base"
 CANARY = "hf_canaryThatMustNotSing"
