@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f'{error}; fine-tuning needs it: pip install "kcelectra[finetuning]"') from error
 
 from kcelectra.errors import InputError
-from kcelectra.finetuning.answers import normalize_answer
+from kcelectra.finetuning.answers import character_f1, normalize_answer
 
 
 class TaskMetric(evaluate.Metric):
@@ -197,7 +197,7 @@ class AnswerMatch(TaskMetric):
         rows = []
         for prediction, answers in zip(map(normalize_answer, predictions), references, strict=True):
             gold = [normalize_answer(answer) for answer in answers]
-            rows.append((prediction in gold, max(_character_f1(prediction, answer) for answer in gold), 1))
+            rows.append((prediction in gold, max(character_f1(prediction, answer) for answer in gold), 1))
         return np.array(rows, dtype=np.float64)
 
     @staticmethod
@@ -397,8 +397,3 @@ def _pearson(pair: Iterable[np.ndarray], weights: np.ndarray) -> np.ndarray:
     covariance, *squares = ((weights * a * b).sum(axis=1) for a, b in ((one, other), (one, one), (other, other)))
     norm = np.sqrt(squares[0]) * np.sqrt(squares[1])
     return np.divide(covariance, norm, out=np.zeros(len(norm)), where=norm > 0).clip(-1, 1)
-
-
-def _character_f1(prediction: str, answer: str) -> float:
-    predicted, gold = (Counter(text.replace(" ", "")) for text in (prediction, answer))
-    return 2 * (predicted & gold).total() / max(predicted.total() + gold.total(), 1)

@@ -1,6 +1,7 @@
 """What a run shows while it trains."""
 
 import time
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,28 @@ EVALUATED = {
     "discriminator": "eval_discriminator_loss",
     "auc": "eval_discriminator_auc",
 }
+
+
+@dataclass
+class Interval:
+    """What was spent since the last log, over restarts."""
+
+    seconds: float = 0.0  # before the restart
+    input_seconds: float = 0.0
+    flos: float = 0.0  # of the run, when the interval began
+    start: float = field(default_factory=time.perf_counter)
+
+    def elapsed(self) -> float:
+        """Return the seconds of the interval."""
+        return self.seconds + time.perf_counter() - self.start
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what goes on after a restart."""
+        return {"seconds": self.elapsed(), "input_seconds": self.input_seconds, "flos": self.flos}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from there."""
+        self.seconds, self.input_seconds, self.flos = state["seconds"], state["input_seconds"], state["flos"]
 
 
 def format_log(logs: dict[str, float], state: TrainerState) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
 from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
@@ -26,6 +27,7 @@ FINGERPRINTS = {
     "code": "the same rows and weights may give other results",
 }
 _CODE = ("transformers", "torch", "accelerate")
+_COMPUTES_NOTHING = {"architectures", "dtype", "transformers_version"}  # of a configuration
 
 
 class RunRecord:
@@ -88,6 +90,11 @@ def code_fingerprint() -> dict[str, str]:
     return {**packages, "kcelectra files": digest.hexdigest()}
 
 
+def config_fingerprint(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what of a configuration computes something, its parts' included."""
+    return _without(json.loads(config.to_json_string(use_diff=False)), _COMPUTES_NOTHING)
+
+
 def compare_fingerprints(
     before: dict[str, Any], now: dict[str, Any], *, allowed: Sequence[str], checkpoint: str
 ) -> list[str]:
@@ -118,6 +125,14 @@ def compare_fingerprints(
             + f" Bring back what was there, or go on all the same with --allow_changed {' '.join(changes)}"
         )
     return list(changes.values())
+
+
+def _without(config: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {
+        key: _without(value, keys) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in keys and not key.startswith("_")
+    }
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Any:

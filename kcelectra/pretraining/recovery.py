@@ -1,20 +1,17 @@
 """A Trainer whose runs cannot be lost: exact data, verified checkpoints, guarded updates, agreed stops."""
 
 import copy
-import json
 import logging
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list, parse_flag_from_env, patch_environment
-from safetensors.torch import load_file, load_model
 from torch.distributed.tensor import DTensor
 from transformers import (
     PreTrainedTokenizerBase,
@@ -26,7 +23,6 @@ from transformers import (
 )
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
-from transformers.utils import SAFE_WEIGHTS_NAME
 
 from kcelectra.errors import InputError
 from kcelectra.manifest import read_manifest
@@ -41,10 +37,17 @@ from kcelectra.pretraining.checkpoints import (
 from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
 from kcelectra.pretraining.guards import Rewind, UpdateGuard, require_finite, skip_update
 from kcelectra.pretraining.packed import PackedRows
-from kcelectra.pretraining.record import RunRecord, code_fingerprint, compare_fingerprints, describe_hardware
+from kcelectra.pretraining.progress import Interval
+from kcelectra.pretraining.record import (
+    RunRecord,
+    code_fingerprint,
+    compare_fingerprints,
+    config_fingerprint,
+    describe_hardware,
+)
 from kcelectra.pretraining.row_loader import RowLoader
 from kcelectra.pretraining.saving import CheckpointWriter
-from kcelectra.pretraining.sharding import ASKED_BY, gather, shard_like, shard_model
+from kcelectra.pretraining.sharding import ASKED_BY, gather, load_weights, shard_model
 from kcelectra.pretraining.signals import EXIT_STATUS, StopSignals
 from kcelectra.pretraining.states import load_states, save_states
 from kcelectra.pretraining.streaming import PackedStream
@@ -52,30 +55,6 @@ from kcelectra.pretraining.training_arguments import OwnArguments
 from kcelectra.tokenization import hash_tokenizer, save_tokenizer
 
 logger = logging.getLogger(__name__)
-
-NO_ARCHITECTURE = {"architectures", "dtype", "transformers_version"}  # of a configuration, what computes nothing
-
-
-@dataclass
-class Interval:
-    """What was spent since the last log, over restarts."""
-
-    seconds: float = 0.0  # before the restart
-    input_seconds: float = 0.0
-    flos: float = 0.0  # of the run, when the interval began
-    start: float = field(default_factory=time.perf_counter)
-
-    def elapsed(self) -> float:
-        """Return the seconds of the interval."""
-        return self.seconds + time.perf_counter() - self.start
-
-    def state_dict(self) -> dict[str, float]:
-        """Return what goes on after a restart."""
-        return {"seconds": self.elapsed(), "input_seconds": self.input_seconds, "flos": self.flos}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on from there."""
-        self.seconds, self.input_seconds, self.flos = state["seconds"], state["input_seconds"], state["flos"]
 
 
 class RecoverableTrainer(Trainer):
@@ -290,7 +269,6 @@ class RecoverableTrainer(Trainer):
 
     def _take_fingerprints(self) -> dict[str, Any]:
         """Return what a resumed run must have in common with the one before."""
-        config = json.loads(self.model.config.to_json_string(use_diff=False))
         num_rows = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return {
             "data": {
@@ -300,7 +278,7 @@ class RecoverableTrainer(Trainer):
                 "mask_seed": self.data_collator.seed,
             },
             "tokenizer": hash_tokenizer(self.processing_class) if self.processing_class else None,
-            "config": _without(config, NO_ARCHITECTURE),
+            "config": config_fingerprint(self.model.config),
             "code": code_fingerprint(),
         }
 
@@ -379,15 +357,7 @@ class RecoverableTrainer(Trainer):
         return epochs, 0 if self._reads_rows else num_batches  # to pass over: our rows go on where they stopped
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        path = Path(resume_from_checkpoint, SAFE_WEIGHTS_NAME)
-        parameters = dict(self.model.named_parameters())
-        is_xla = self.args.device.type == "xla"  # of whose weights safetensors cannot see which are tied
-        is_sharded = any(isinstance(each, DTensor) for each in parameters.values())  # it goes back: not at the start
-        if is_xla or is_sharded:
-            weights = {name: shard_like(weight, parameters[name]) for name, weight in load_file(path).items()}
-            self.model.load_state_dict(weights, strict=False)  # without those that are tied
-        else:
-            load_model(self.model, path)
+        load_weights(self.model, resume_from_checkpoint, is_xla=self.args.device.type == "xla")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -425,11 +395,3 @@ class _StepEnd(TrainerCallback):
     ) -> TrainerControl:
         self.trainer.end_step(control)
         return control
-
-
-def _without(config: dict[str, Any], keys: set[str]) -> dict[str, Any]:
-    return {
-        key: _without(value, keys) if isinstance(value, dict) else value
-        for key, value in config.items()
-        if key not in keys and not key.startswith("_")
-    }

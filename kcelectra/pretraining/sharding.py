@@ -1,15 +1,18 @@
 """Weights and moments spread over the processes of a run, and whole again in its checkpoints."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.models.electra.modeling_electra import ElectraLayer
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 ASKED_BY = "ACCELERATE_USE_FSDP"  # what `accelerate launch` sets where its configuration says FSDP
 
@@ -59,3 +62,15 @@ def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
         return tensor
     tensor = tensor.to(parameter.device)
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def load_weights(model: nn.Module, checkpoint: str | Path, *, is_xla: bool) -> None:
+    """Load the weights of a checkpoint, of which each process takes what it has."""
+    path = Path(checkpoint, SAFE_WEIGHTS_NAME)
+    parameters = dict(model.named_parameters())
+    is_sharded = any(isinstance(each, DTensor) for each in parameters.values())  # it goes back: not at the start
+    if is_xla or is_sharded:  # safetensors cannot see which weights of XLA are tied
+        weights = {name: shard_like(weight, parameters[name]) for name, weight in load_file(path).items()}
+        model.load_state_dict(weights, strict=False)  # without those that are tied
+    else:
+        load_model(model, path)

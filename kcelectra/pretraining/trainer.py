@@ -29,9 +29,9 @@ from kcelectra.pretraining.optimization import (
     leave_out_bias_correction,
     product_schedule,
 )
-from kcelectra.pretraining.progress import EpochCallback, OneLineLog, TokensPerSecondProgress
+from kcelectra.pretraining.progress import EpochCallback, Interval, OneLineLog, TokensPerSecondProgress
 from kcelectra.pretraining.pushing import Pusher, check_push_arguments
-from kcelectra.pretraining.recovery import Interval, RecoverableTrainer
+from kcelectra.pretraining.recovery import RecoverableTrainer
 from kcelectra.pretraining.sharding import gather
 
 
