@@ -316,6 +316,7 @@ def test_no_command_of_the_readme_writes_where_the_demo_has_written():
 def test_every_python_block_of_the_readme_runs_after_the_demo(first_run, tmp_path):
     directory, _ = first_run
     assert len(blocks("python")) >= 3
+    (directory / "hub_cards").symlink_to(ROOT / "hub_cards")
     for recipe in ("build_corpus.py", "train_tokenizer.py"):
         command = [sys.executable, ROOT / "recipes" / recipe]
         subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=200)
