@@ -27,7 +27,8 @@ from kcelectra.corpus import build_corpus
 from kcelectra.corpus.build import CorpusArguments, describe_corpus, plan_corpus
 from kcelectra.corpus.cleaning import RULE_SETS, clean
 from kcelectra.corpus.comments import CommentReader
-from kcelectra.corpus.shards import ROW_GROUP_BYTES, ROW_GROUP_ROWS, STEPS, WORK_DIR, clean_part, count_tasks
+from kcelectra.corpus.shards import ROW_GROUP_BYTES, ROW_GROUP_ROWS, STEPS, clean_part, count_tasks
+from kcelectra.corpus.work_dir import WORK_DIR
 from kcelectra.corpus.workers import MAX_DEATHS, run_tasks
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, read_manifest

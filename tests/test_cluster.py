@@ -17,7 +17,8 @@ from datatrove.executor import LocalPipelineExecutor
 
 from kcelectra.corpus.build import CorpusArguments, plan_corpus
 from kcelectra.corpus.cluster import CorpusStep
-from kcelectra.corpus.shards import SINGLE_STEPS, STEPS, WORK_DIR, count_tasks
+from kcelectra.corpus.shards import SINGLE_STEPS, STEPS, count_tasks
+from kcelectra.corpus.work_dir import WORK_DIR
 from kcelectra.manifest import read_manifest
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "cluster" / "build_corpus.py"

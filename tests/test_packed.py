@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from kcelectra.corpus import build_corpus
 from kcelectra.corpus.comments import CommentReader
-from kcelectra.corpus.shards import WORK_DIR, write_json
+from kcelectra.corpus.work_dir import WORK_DIR, write_json
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, write_manifest
 from kcelectra.pretraining import packed_corpus

@@ -16,17 +16,14 @@ from kcelectra.corpus.formats import check_file, split_file
 from kcelectra.corpus.rows import Part, UnreadableFile
 from kcelectra.corpus.shards import (
     PERSONAL_DATA,
-    WORK_DIR,
     Step,
     clean_part,
     count_tasks,
     drop_duplicates,
     finish_corpus,
-    read_earlier,
-    read_json,
-    write_json,
     write_shard,
 )
+from kcelectra.corpus.work_dir import WORK_DIR, read_earlier, read_json, write_json
 from kcelectra.corpus.workers import num_cores, run_tasks
 from kcelectra.errors import InputError
 from kcelectra.manifest import verify_manifest

@@ -5,7 +5,6 @@ cluster. A file is there whole or not at all, so the result does not depend on w
 """
 
 import itertools
-import json
 import os
 import shutil
 from collections import Counter
@@ -26,10 +25,10 @@ from kcelectra.corpus.formats import read_part
 from kcelectra.corpus.personal_data import find_personal_data, mask_personal_data, may_hold_personal_data, reveal
 from kcelectra.corpus.rows import OPTIONAL_COLUMNS, Part, Rows, UnreadableFile
 from kcelectra.corpus.vectorized import clean_batch, find_suspects
+from kcelectra.corpus.work_dir import read_json, write_json
 from kcelectra.errors import InputError
-from kcelectra.manifest import read_manifest, to_json, write_atomically, write_manifest
+from kcelectra.manifest import read_manifest, write_manifest
 
-WORK_DIR = ".work"  # in the output directory, until the corpus is whole
 PERSONAL_DATA = ("count", "mask", "drop")
 ROW_GROUP_ROWS = 50_000
 ROW_GROUP_BYTES = 32 << 20  # of text, where comments are longer than any
@@ -361,41 +360,3 @@ def _open_writer(work_dir: str, path: Path, schema: pa.Schema, *, compression: s
     with pq.ParquetWriter(temporary, schema, compression=compression, use_dictionary=repeated) as writer:
         yield writer
     os.replace(temporary, path)
-
-
-def read_earlier(output_dir: Path, work_dir: str | Path, *, stage: str, key: str, what: str) -> dict[str, Any] | None:
-    """Return what an earlier run left: the manifest of a finished stage, the plan of another, or None.
-
-    Args:
-        output_dir: of the stage.
-        work_dir: in it.
-        stage: as its manifest names it.
-        key: of its plans alone.
-        what: it makes, for the message.
-
-    Raises:
-        InputError: the directory holds something else.
-    """
-    try:
-        earlier = read_manifest(output_dir) or read_json(work_dir, "plan.json")
-        is_free = not output_dir.exists() or all(path.name == WORK_DIR for path in output_dir.iterdir())
-    except (NotADirectoryError, ValueError):
-        earlier, is_free = None, False
-    is_ours = isinstance(earlier, dict) and (key in earlier or earlier.get("stage") == stage)
-    if not is_ours and (earlier is not None or not is_free):
-        raise InputError(f"{output_dir} is there and holds no {what}; give another --output_dir")
-    return earlier if is_ours else None
-
-
-def read_json(work_dir: str | Path, name: str) -> Any:
-    """Return what a file of the work directory holds, or None where there is none."""
-    path = Path(work_dir, name)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def write_json(work_dir: str | Path, name: str, facts: Any) -> Any:
-    """Write a file of the work directory, whole or not at all, and return the facts."""
-    path = Path(work_dir, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, to_json(facts))
-    return facts

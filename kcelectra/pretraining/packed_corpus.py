@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kcelectra.corpus.cleaning import get_rules
 from kcelectra.corpus.comments import CommentReader, choose_cleaning
-from kcelectra.corpus.shards import WORK_DIR, read_earlier, read_json, write_json
+from kcelectra.corpus.work_dir import WORK_DIR, read_earlier, read_json, write_json
 from kcelectra.corpus.workers import num_cores, run_tasks
 from kcelectra.errors import InputError
 from kcelectra.manifest import read_manifest, to_json, write_manifest
