@@ -1147,6 +1147,19 @@ def test_the_committed_card_of_a_model_of_our_own_has_its_pictures_and_the_score
         assert row["mean ± sd [interval]"].split()[0] in [f"{100 * score:.2f}" for score in scores]
 
 
+@pytest.mark.parametrize(("model", "rows"), [("comments-tiny", "results.jsonl"), ("comments-tiny-41m", "sweep.jsonl")])
+def test_a_committed_table_of_scores_has_the_means_of_its_rows_and_no_others(model, rows):
+    directory = ROOT / "hub_cards" / model
+    cells = {
+        (line["model"], column): cell.split()[0]
+        for line in tables((directory / "scores.md").read_text("utf-8"))[0]
+        for column, cell in line.items()
+        if column != "model" and cell
+    }
+    groups = read_groups(directory / rows)
+    assert cells == {(group.model, group.column): f"{100 * group.summary.mean:.2f}" for group in groups}
+
+
 @pytest.mark.parametrize("directory", WEIGHTS, ids=lambda path: path.name)
 def test_the_committed_weights_are_those_of_the_card_and_of_its_results_and_fill_a_blank(
     directory, caplog, monkeypatch
