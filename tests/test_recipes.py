@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -273,6 +274,12 @@ def readme_commands(readme: str = "README.md") -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
+@cache
+def help_of(script: str) -> str:
+    command = [sys.executable, ROOT / script, "--help"]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
 PRESET_READMES = ("recipes/comments-tiny/README.md", "recipes/comments-small/README.md")
 
 
@@ -294,8 +301,7 @@ def test_every_command_of_a_readme_is_one_that_runs(command):
         parse_args(ModelArguments, DataArguments, PretrainingArguments, argv=arguments)
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file()
-        command = [sys.executable, ROOT / words[1], "--help"]
-        known = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+        known = help_of(words[1])
         assert [word for word in words if word.startswith("--") and word not in known] == []
         for preset in [word for word in words[2:] if word.endswith(".yaml")]:
             read_preset(ROOT / preset)
