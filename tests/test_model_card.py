@@ -48,7 +48,7 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "model_card.md"
 OWN = sorted(path.parent for path in (ROOT / "hub_cards").glob("*/results.jsonl"))
 WEIGHTS = [ROOT / "hub_cards" / name for name in ("comments-tiny-41m", "comments-small-545m")]
-CARDS = sorted({*(ROOT / "hub_cards").iterdir()} - {*OWN})
+CARDS = sorted({path.parent for path in (ROOT / "hub_cards").glob(f"*/{FACTS_FILE}")} - {*OWN})
 REPO = "someone/kc-base"
 CANARY = "hf_canaryThatMustNotSing"
 HOSTILE = '<script>alert(1)</script> "q" | `x` *y* _z_ $w$ [v](javascript:0) ![u](http://t)'
@@ -1021,6 +1021,17 @@ def test_the_snippet_of_the_card_runs_without_this_package_on_what_was_staged(vi
 def test_the_hub_accepts_the_header(visitor):
     assert visitor.results["validate"] == "mit"
     assert "license" in visitor.results["validate unknown"]  # or nothing was asked
+
+
+def test_the_index_has_each_card_and_the_scores_of_our_own():
+    index = (ROOT / "hub_cards" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(.+?)\]\(\1/README\.md\) \| .+ \| (.+) \| (.+) \|$", index, re.MULTILINE)
+    assert sorted(name for name, _, _ in rows) == sorted(path.name for path in (*OWN, *CARDS))
+    assert {name for name, _, weights in rows if weights == "here"} == {path.name for path in WEIGHTS}
+    for name, score, _ in rows[: len(OWN)]:
+        card = (ROOT / "hub_cards" / name / "README.md").read_text(encoding="utf-8")
+        measured = re.search(r"\| nsmc \| accuracy \| (\S+ ± \S+) ", card)
+        assert score == measured[1] if measured else score.startswith("not measured")
 
 
 # the published models
