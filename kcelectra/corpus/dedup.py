@@ -109,29 +109,41 @@ def _drop_repeated(database: duckdb.DuckDBPyConnection, scope: str) -> None:
 
 
 def _rescue_parents(database: duckdb.DuckDBPyConnection) -> int:
-    """Take back a dropped comment where a reply to it is kept, and so on upwards; return how many were."""
+    """Take back a dropped comment where a reply to it is kept, and so on upwards; return how many were.
+
+    The corpus is read as often for deep threads as for flat ones: upwards it goes 1, 2, 4, ... comments at a time.
+    """
     database.execute(  # a portal may name a comment its own parent
         "CREATE VIEW ids AS SELECT position, coalesce(thread, '') AS thread, comment_id AS id, "
         "nullif(parent_id, comment_id) AS parent FROM cleaned WHERE comment_id IS NOT NULL OR parent_id IS NOT NULL"
     )
     database.execute("CREATE VIEW kept AS SELECT * FROM ids ANTI JOIN dropped USING (position)")
-    database.execute("CREATE TABLE needed AS SELECT DISTINCT thread, parent AS id FROM kept WHERE parent IS NOT NULL")
-    num_rescued = 0
-    while True:
+    database.execute(
+        "CREATE TABLE candidates AS SELECT min(position) AS position, thread, id, "
+        "arg_min_null(parent, position) AS parent FROM ids SEMI JOIN dropped USING (position) "
+        "ANTI JOIN kept USING (thread, id) WHERE id IS NOT NULL GROUP BY thread, id"
+    )
+    database.execute(
+        "CREATE TABLE rescued AS SELECT position FROM candidates "
+        "SEMI JOIN (SELECT thread, parent AS id FROM kept) USING (thread, id)"
+    )
+    database.execute(
+        "CREATE TABLE above AS SELECT reply.position, candidates.position AS ancestor FROM candidates AS reply "
+        "JOIN candidates ON candidates.thread = reply.thread AND candidates.id = reply.parent"
+    )
+    num_before, num_rescued = 0, _count(database, "rescued")
+    while num_rescued > num_before:
         database.execute(
-            "CREATE OR REPLACE TABLE rescued AS SELECT min(position) AS position FROM ids "
-            "SEMI JOIN dropped USING (position) SEMI JOIN needed USING (thread, id) ANTI JOIN kept USING (thread, id) "
-            "GROUP BY thread, id"
+            "INSERT INTO rescued SELECT DISTINCT ancestor FROM above SEMI JOIN rescued USING (position) "
+            "WHERE ancestor NOT IN (FROM rescued)"
         )
-        newly_rescued = _count(database, "rescued")
-        if not newly_rescued:
-            return num_rescued
-        num_rescued += newly_rescued
-        database.execute("DELETE FROM dropped WHERE position IN (SELECT position FROM rescued)")
+        num_before, num_rescued = num_rescued, _count(database, "rescued")
         database.execute(
-            "CREATE OR REPLACE TABLE needed AS SELECT DISTINCT thread, parent AS id FROM ids SEMI JOIN rescued "
-            "USING (position) WHERE parent IS NOT NULL"
+            "CREATE OR REPLACE TABLE above AS SELECT above.position, higher.ancestor FROM above "
+            "JOIN above AS higher ON higher.position = above.ancestor"
         )
+    database.execute("DELETE FROM dropped WHERE position IN (FROM rescued)")
+    return num_rescued
 
 
 def _count(database: duckdb.DuckDBPyConnection, rows: str) -> int:
