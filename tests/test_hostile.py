@@ -941,6 +941,11 @@ def test_four_times_the_hostile_threads_take_at_most_five_times_as_long(tmp_path
     raise AssertionError(f"time(4n) / time(n) is {min(ratios):.1f}")
 
 
+@pytest.mark.slow
+def test_a_chain_of_ten_thousand_short_replies_takes_less_than_a_minute(tmp_path):
+    assert seconds_to_drop(THREADS["a chain of short replies"](10_000), tmp_path / "chain") < 60
+
+
 # memory
 
 MEASURE = """
