@@ -36,13 +36,13 @@ from transformers import (
 from kcelectra import DataCollatorForReplacedTokenDetection, KcElectraConfig, KcElectraForPreTraining
 from kcelectra.corpus.comments import CommentReader, read_texts
 from kcelectra.corpus.sample import write_sample
+from kcelectra.precision import choose_precision
 from kcelectra.pretraining.attention import choose_attention
 from kcelectra.pretraining.configuration import SIZES
 from kcelectra.pretraining.flops import training_flops_per_row
 from kcelectra.pretraining.packing import Packer, frame_document
 from kcelectra.pretraining.planning import estimate_memory
 from kcelectra.pretraining.run import prepare_cpu
-from kcelectra.pretraining.training_arguments import choose_precision
 from kcelectra.tokenization import load_tokenizer, train_tokenizer
 
 #: Dense bfloat16 of the datasheets, TFLOP/s, by the start of the device's name.

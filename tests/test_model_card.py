@@ -859,7 +859,7 @@ def test_a_directory_without_both_halves_is_refused(trained, tmp_path):
 
 def test_a_run_that_has_logged_nothing_is_refused(run_dir):
     (run_dir / "report" / "history.json").write_text("[]")
-    with pytest.raises(InputError, match="has logged nothing; give a run that has, with --logging_steps"):
+    with pytest.raises(InputError, match="has logged nothing; give a run that has, with --logging_strategy"):
         read_run(run_dir)
 
 

@@ -20,7 +20,7 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-SHARED_MODULES = {"errors", "manifest", "arguments", "hub", "outgoing"}
+SHARED_MODULES = {"errors", "manifest", "arguments", "hub", "outgoing", "precision"}
 SHARED = {*SHARED_MODULES, "tokenization"}
 #: Which parts a part may import, itself and the shared modules aside.
 ALLOWED: dict[str, set[str]] = {

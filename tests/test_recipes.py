@@ -242,7 +242,7 @@ def test_a_bad_byte_costs_its_row_and_no_other(run_main, tmp_path, sample_file, 
     lines[6] = b'{"text": "\xff\xfe"}\n'
     source = tmp_path / "bad.jsonl"
     source.write_bytes(b"".join(lines))
-    run_main("--dataset", str(source), "--max_steps", "1", "--logging_steps", "1")
+    run_main("--dataset", str(source), "--max_steps", "1")
     assert f"{source}, row 7: invalid UTF-8; the row is left out" in caplog.text
     page = (tmp_path / "run/report/index.html").read_text(encoding="utf-8")
     assert "rows left out, invalid UTF-8" in page

@@ -293,6 +293,6 @@ def test_the_page_says_yes_and_not_yet(tmp_path):
 @pytest.mark.parametrize("history", [[], [{"step": 3, "train_runtime": 1.0}]])
 def test_a_run_that_logged_nothing_is_an_error_with_the_cure(tmp_path, history):
     for report in (lambda: write_report(tmp_path, history, facts={}, alarms=[]), lambda: check_learning(history)):
-        with pytest.raises(InputError, match="the run logged nothing; give --logging_steps lower than --max_steps"):
+        with pytest.raises(InputError, match="the run logged nothing; give --logging_strategy steps"):
             report()
     assert not list(tmp_path.iterdir())

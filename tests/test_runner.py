@@ -395,6 +395,44 @@ def test_with_layer_decay_deep_layers_move_less(model_dir, data_dir, tmp_path):
     assert 0 < moved[0.01] < moved[1.0] / 100
 
 
+def test_bfloat16_computes_so_keeps_float32_weights_and_is_another_run(run, model_dir, data_dir, monkeypatch):
+    whole, whole_dir, options = run
+    seen = set()
+
+    def spy(self, inputs):
+        seen.add((torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None, self.weight.dtype))
+        return torch.nn.functional.linear(inputs, self.weight, self.bias)
+
+    options |= {"data_dir": data_dir, "results_file": whole_dir / "results.jsonl"}
+    output_dir = whole_dir.with_name("bfloat16")
+    monkeypatch.setattr(torch.nn.Linear, "forward", spy)
+    row = finetune(model_dir, "nsmc", output_dir=output_dir, precision="bfloat16", **options)
+    assert seen == {(torch.bfloat16, torch.float32)}, "in training and evaluation alike"
+    assert {values.dtype for values in load_file(output_dir / "model.safetensors").values()} == {torch.float32}
+    assert row["settings"] == whole["settings"] | {"precision": "bfloat16"}, "float32 is as it was without a choice"
+    assert row["metrics"]["accuracy"] > 0.95 and row["key"] != whole["key"]
+    again = finetune(model_dir, "nsmc", output_dir=whole_dir, precision="float32", **options)
+    assert again == json.loads(json.dumps(whole))
+
+
+def test_an_automatic_precision_is_what_the_device_computes_fast(model_dir, data_dir, tmp_path, monkeypatch):
+    options = {"data_dir": data_dir, "num_epochs": 1, "precision": "auto"}
+    for is_fast, expected in ((True, "bfloat16"), (False, None)):
+        monkeypatch.setattr("kcelectra.precision._is_bfloat16_fast_on_cpu", lambda is_fast=is_fast: is_fast)
+        row = finetune(model_dir, "nsmc", output_dir=tmp_path / str(is_fast), **options)
+        assert row["settings"].get("precision") == expected
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [("int8", "precision is 'int8'; use one of auto, float32"), ("float16", "float16, which is for GPUs; give auto")],
+)
+def test_a_precision_that_cannot_be_is_refused(model_dir, data_dir, tmp_path, precision, message, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(InputError, match=message):
+        finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, precision=precision)
+
+
 # the recipe
 
 

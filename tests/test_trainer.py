@@ -16,10 +16,10 @@ from kcelectra import (
 )
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
+from kcelectra.precision import choose_precision
 from kcelectra.pretraining.modeling import SHARED_EMBEDDINGS
 from kcelectra.pretraining.optimization import product_schedule
 from kcelectra.pretraining.streaming import PackedStream
-from kcelectra.pretraining.training_arguments import choose_precision
 
 MAX_LENGTH = 64
 LOGGED = {
@@ -256,15 +256,23 @@ def test_bfloat16_trains_in_float32_weights(tokenizer, sample_file, tmp_path):
 )
 def test_precision_is_what_the_processor_computes_fast(machine, maker, has_amx, expected, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.setattr("kcelectra.pretraining.training_arguments.Path.read_text", lambda path: f"vendor_id: {maker}")
+    monkeypatch.setattr("kcelectra.precision.Path.read_text", lambda path: f"vendor_id: {maker}")
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has_amx)
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
     assert choose_precision(use_cpu=True) == expected
 
 
-def test_an_unknown_precision_is_refused():
-    with pytest.raises(InputError, match="auto, float32"):
-        PretrainingArguments(output_dir="unused", precision="int8")
+@pytest.mark.parametrize(("precision", "message"), [("int8", "auto, float32"), ("float16", "which is for GPUs")])
+def test_a_precision_that_cannot_be_is_refused(precision, message):
+    with pytest.raises(InputError, match=message):
+        PretrainingArguments(output_dir="unused", precision=precision, use_cpu=True)
+
+
+def test_a_run_shorter_than_an_interval_logs_at_its_end(tokenizer, sample_file, tmp_path):
+    for logging_steps, expected in ((500, [3]), (2, [2]), (3, [3])):
+        trainer = make_trainer(tokenizer, sample_file, tmp_path, max_steps=3, logging_steps=logging_steps)
+        trainer.train()
+        assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == expected
 
 
 def test_a_tokenizer_of_another_size_is_refused(tokenizer, sample_file, tmp_path):

@@ -1,7 +1,7 @@
 """How a model is trained on a task and by what it is chosen: our protocol, and those of two published tables."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kcelectra.errors import InputError
@@ -20,6 +20,7 @@ class Settings:
         warmup: share of the updates over which the learning rate rises, 0 to 1.
         layer_decay: each layer learns at the rate of the one above times this; None for one rate.
         rules: that texts are cleaned by before the tokenizer; None for none.
+        precision: of products: float32, bfloat16 or float16; weights stay float32.
         adam_epsilon: of AdamW.
         eval_steps: updates from one evaluation to the next; None for those of an epoch.
         first_step: where the count of updates starts: with 1, the evaluation at 2000 comes after 1,999 updates.
@@ -32,9 +33,14 @@ class Settings:
     warmup: float = 0.0
     layer_decay: float | None = None
     rules: str | None = None
+    precision: str = "float32"
     adam_epsilon: float = 1e-8
     eval_steps: int | None = None
     first_step: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """Return them as a row has them: without a precision of float32, so that earlier rows are still the same."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("precision", "float32")}
 
     def evaluated_after(self, num_updates: int, *, num_per_epoch: int) -> list[int]:
         """Return after which updates a model is evaluated; a published protocol leaves out what follows the last.

@@ -5,7 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ from kcelectra.finetuning.tasks import TASKS, Task
 from kcelectra.finetuning.tokens import TokensHead
 from kcelectra.finetuning.training import EvaluationSplit, Head, Watcher, train
 from kcelectra.manifest import to_json, write_atomically
+from kcelectra.precision import choose_precision
 from kcelectra.tokenization.loading import load_tokenizer, save_tokenizer, tokens_by_id
 from kcelectra.tokenization.vocabulary import hash_vocabulary
 
 PREDICTIONS_FILE = "predictions.jsonl"
 PACKAGES = ("kcelectra", "torch", "transformers", "tokenizers", "evaluate")
 HYPERPARAMETERS = ("num_epochs", "batch_size", "learning_rate", "max_length", "layer_decay")
+OPTIONS = (*HYPERPARAMETERS, "rules", "precision")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class FinetuningArguments:
     rules: str | None = field(
         default=None, metadata={"help": "Clean the texts by these rules: corpus, v2022 or v2021."}
     )
+    precision: str | None = field(
+        default=None,
+        metadata={"help": "float32 if not given; auto (what the device computes fast), bfloat16 or float16."},
+    )
     max_train: int | None = field(default=None, metadata={"help": "Train on so many examples, the first ones."})
     max_eval: int | None = field(default=None, metadata={"help": "Evaluate on so many examples, the first ones."})
     train_file: str | None = field(default=None, metadata={"help": "In place of the one in --data_dir."})
@@ -67,7 +73,9 @@ class FinetuningArguments:
 
     def settle(self, task: Task, protocol: Protocol) -> Settings:
         """Return all that a run is trained by: what is given, else the protocol's, else the task's."""
-        given = {name: getattr(self, name) for name in (*HYPERPARAMETERS, "rules")}
+        given = {name: getattr(self, name) for name in OPTIONS}
+        if self.precision is not None:
+            given["precision"] = choose_precision(self.precision)
         settings = protocol.settle(task)
         return replace(settings, **{name: value for name, value in given.items() if value is not None})
 
@@ -138,7 +146,7 @@ def finetune(
         "selected_by": entry.selected_by,
         "labels": list(entry.labels) if entry.labels else None,
         "columns": [*entry.text_columns, *entry.label_columns],
-        "settings": asdict(settings),
+        "settings": settings.record(),
         "num_examples": {split: len(getattr(splits, split)) for split in ("train", "dev", "test")},
         "weights_sha256": hash_weights(network.base_model),
         "tokenizer_sha256": hash_vocabulary(tokens_by_id(head.tokenizer)),

@@ -17,6 +17,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.utils import is_torch_xla_available
 
 from kcelectra.finetuning.metrics import compute
 from kcelectra.finetuning.protocols import Settings
@@ -138,6 +139,10 @@ def train(
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup,
         adam_epsilon=settings.adam_epsilon,
+        bf16=settings.precision == "bfloat16",
+        fp16=settings.precision == "float16",
+        # without this the class refuses bfloat16 on a machine that has only a CPU
+        use_cpu=not (torch.accelerator.is_available() or is_torch_xla_available()),
         lr_scheduler_type="linear",
         optim="adamw_torch" if pads_to_max else "adamw_torch_fused",
         train_sampling_strategy="random" if pads_to_max else "group_by_length",

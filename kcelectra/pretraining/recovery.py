@@ -22,7 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
 from kcelectra.errors import InputError
 from kcelectra.manifest import read_manifest
@@ -225,6 +225,10 @@ class RecoverableTrainer(Trainer):
             self.state.epoch = self._loader.position_after(self._num_batches) / self.train_dataset.num_rows
         elif self._reads_rows:
             self.state.epoch = self.state.global_step / self.state.max_steps
+        if (
+            self.state.global_step == self.state.max_steps < self.state.logging_steps
+        ):  # or there would be no log at all
+            control.should_log |= self.args.logging_strategy == IntervalStrategy.STEPS
         if self.signals.agreed():
             control.should_save = control.should_training_stop = True
         if self.args.device.type == "cpu" or control.should_log or control.should_save:  # else it would wait for it

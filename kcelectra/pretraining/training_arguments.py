@@ -2,10 +2,8 @@
 
 import json
 import os
-import platform
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_tpu_available
 
 from kcelectra.errors import InputError
+from kcelectra.precision import choose_precision
 from kcelectra.pretraining import xla
 from kcelectra.pretraining.attention import BACK_ENDS
 from kcelectra.pretraining.guards import GuardArguments
@@ -22,7 +21,6 @@ from kcelectra.pretraining.record import FINGERPRINTS
 
 #: Where a launcher says how many processes it has started: torchrun, Slurm, Open MPI, MPICH.
 WORLD_SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -104,8 +102,6 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision is {self.precision!r}; use one of {', '.join(PRECISIONS)}")
         for part in self.allow_changed:
             if part not in FINGERPRINTS:
                 raise InputError(f"allow_changed names {part!r}; use any of {', '.join(FINGERPRINTS)}")
@@ -115,8 +111,10 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
             self.disable_tqdm = not sys.stderr.isatty()
         # without this the parent refuses bfloat16 on a machine that has only a CPU
         self.use_cpu = self.use_cpu or not (torch.accelerator.is_available() or xla.IS_THERE)
+        precision = choose_precision(self.precision, use_cpu=self.use_cpu)
+        if self.precision == "auto" and xla.is_tpu():
+            precision = "bfloat16"
         if not self.bf16 and not self.fp16:
-            precision = choose_precision(use_cpu=self.use_cpu) if self.precision == "auto" else self.precision
             self.bf16, self.fp16 = precision == "bfloat16", precision == "float16"
         if self.optim == OptimizerNames.ADAMW_TORCH_FUSED and (xla.IS_THERE or is_torch_tpu_available()):
             self.optim = OptimizerNames.ADAMW_TORCH  # the fused kernel is there for CPU and CUDA alone
@@ -177,25 +175,3 @@ def _as_options(text: str) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise InputError(f"lr_scheduler_kwargs is {text!r}; give JSON such as '{{\"num_decay_steps\": 5000}}'")
     return options
-
-
-def choose_precision(*, use_cpu: bool = False) -> str:
-    """Return the fastest of float32, bfloat16 and float16 that the device computes in hardware."""
-    if torch.cuda.is_available() and not use_cpu:
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    if xla.is_tpu() or (is_torch_tpu_available() and not use_cpu):
-        return "bfloat16"
-    return "bfloat16" if _is_bfloat16_fast_on_cpu() else "float32"
-
-
-def _is_bfloat16_fast_on_cpu() -> bool:
-    """Say whether products of bfloat16 are faster than those of float32, which an instruction for them does not say.
-
-    AMX multiplies 8 times as fast as float32, AVX512-BF16 of AMD twice (assumption: by their manuals), that of Intel
-    not (measured, Xeon of 2023 without AMX: bfloat16 trains 0.7 times as fast; products 0.5 to 0.7 times).
-    """
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    cpus = Path("/proc/cpuinfo")
-    is_amd = cpus.exists() and "AuthenticAMD" in cpus.read_text()
-    return torch.cpu._is_amx_tile_supported() or (is_amd and torch.cpu._is_avx512_bf16_supported())

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraini
 
 from kcelectra.errors import InputError
 from kcelectra.finetuning.protocols import PROTOCOLS
-from kcelectra.finetuning.runner import HYPERPARAMETERS, hash_weights
+from kcelectra.finetuning.runner import OPTIONS, hash_weights
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.manifest import write_atomically
 from kcelectra.release.predictions import show
@@ -189,7 +189,7 @@ def _describe_command(group: Group, repo_id: str) -> str:
     words += ["--protocol", first["protocol"], "--seeds", *(str(row["seed"]) for row in group.rows)]
     task, protocol = TASKS.get(first["task"]), PROTOCOLS.get(first["protocol"])
     usual = asdict(protocol.settle(task)) if task and protocol and task.name in (protocol.changes or TASKS) else {}
-    for name in (*HYPERPARAMETERS, "rules"):
+    for name in OPTIONS:
         value = first["settings"].get(name)
         words += [f"--{name}", str(value)] if value is not None and value != usual.get(name) else []
     capped = _find_caps(first)

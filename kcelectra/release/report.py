@@ -131,7 +131,7 @@ def loading_snippet(run_dir: str | Path) -> str:
 def _training_entries(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     entries = [entry for entry in history if "generator_loss" in entry]
     if not entries:
-        raise InputError("the run logged nothing; give --logging_steps lower than --max_steps")
+        raise InputError("the run logged nothing; give --logging_strategy steps")
     return entries
 
 

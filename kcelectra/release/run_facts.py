@@ -199,7 +199,7 @@ def _read_history(run_dir: Path, state: Mapping[str, Any]) -> tuple[list[dict[st
     entries = [{key: math.nan if value is None else value for key, value in entry.items()} for entry in logged]
     training = [entry for entry in entries if "generator_loss" in entry]
     if not training:
-        raise InputError(f"{run_dir} has logged nothing; give a run that has, with --logging_steps below --max_steps")
+        raise InputError(f"{run_dir} has logged nothing; give a run that has, with --logging_strategy steps")
     return training, [entry for entry in entries if EVAL_LOSS in entry]
 
 
