@@ -16,6 +16,7 @@ from kcelectra.corpus.sample import generate_sample
 from kcelectra.tokenization import train_tokenizer
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+PROCESS_GROUPS = []  # kept to the end: a destructor waits for its threads with the lock held that they may wait for
 VOCAB_SIZE = 1200  # the sample's alphabet alone takes 911 ids; the rest are merged pieces
 
 
@@ -41,3 +42,14 @@ def shared_data():
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real comments at {SHARED_DATA}; the embedded sample is tested without them")
     return SHARED_DATA
+
+
+@pytest.fixture
+def process_group():
+    """A group of this process alone."""
+    from torch.distributed import HashStore, destroy_process_group, group, init_process_group
+
+    init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    PROCESS_GROUPS.append(group.WORLD)
+    yield
+    destroy_process_group()

@@ -12,7 +12,6 @@ from hub import HubServer, run_client
 from safetensors.torch import load_file, save_file
 from test_modeling import assert_tied
 from test_trainer import make_trainer
-from torch.distributed import HashStore, destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
@@ -544,33 +543,25 @@ def test_the_warm_up_gives_the_generator_the_gradient_of_masked_language_modelin
     assert norms == pytest.approx([expected, expected], rel=1e-5)
 
 
+@pytest.mark.usefixtures("process_group")
 def test_the_warm_up_works_in_a_process_group(release, tokenizer, batches):
     """Which waits for a gradient of each parameter, and fails in the step after if one does not come."""
     models = []
     for is_wrapped in (False, True):
         torch.manual_seed(7)
         model = load_released(str(release), tokenizer)
-        if is_wrapped:
-            init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-            try:
-                train(model, make_optimizer(model), batches[:6], wrapped=DistributedDataParallel(model))
-            finally:
-                destroy_process_group()
-        else:
-            train(model, make_optimizer(model), batches[:6])
+        wrapped = DistributedDataParallel(model) if is_wrapped else None
+        train(model, make_optimizer(model), batches[:6], wrapped=wrapped)
         models.append(model)
     assert_equal_weights(*models)
 
 
+@pytest.mark.usefixtures("process_group")
 def test_masked_modeling_alone_leaves_the_discriminator_as_it_is_in_a_process_group(release, tokenizer, batches):
     model = load_released(str(release), tokenizer, discriminator_weight=0.0)
     model.freeze_discriminator()
     before = deepcopy(dict(model.named_parameters()))
-    init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-    try:
-        train(model, make_optimizer(model), batches[:6], wrapped=DistributedDataParallel(model))
-    finally:
-        destroy_process_group()
+    train(model, make_optimizer(model), batches[:6], wrapped=DistributedDataParallel(model))
     of_generator = {id(parameter) for parameter in model.generator.parameters()}
     moved = {name: id(p) in of_generator for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved and all(moved.values())
