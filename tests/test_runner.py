@@ -16,7 +16,7 @@ from transformers import ElectraConfig, ElectraForPreTraining, pipeline
 from kcelectra.errors import InputError
 from kcelectra.finetuning.protocols import PROTOCOLS
 from kcelectra.finetuning.results import append_result, read_results
-from kcelectra.finetuning.runner import finetune, load_head
+from kcelectra.finetuning.runner import _test, finetune, load_head
 from kcelectra.finetuning.sources import read_examples
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.finetuning.training import EvaluationSplit, group_by_layer
@@ -431,6 +431,14 @@ def test_a_precision_that_cannot_be_is_refused(model_dir, data_dir, tmp_path, pr
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     with pytest.raises(InputError, match=message):
         finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, precision=precision)
+
+
+def test_the_commit_is_the_one_that_a_run_began_with(model_dir, data_dir, tmp_path, monkeypatch):
+    commits = ["before"]
+    monkeypatch.setattr("kcelectra.finetuning.runner.find_commit", lambda: commits[-1])
+    monkeypatch.setattr("kcelectra.finetuning.runner._test", lambda *args: commits.append("after") or _test(*args))
+    row = finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, num_epochs=1)
+    assert (row["commit"], commits[-1]) == ("before", "after")
 
 
 # the recipe

@@ -162,7 +162,7 @@ def finetune(
             return earlier
         if earlier.get("predictions") == row["predictions"]:
             raise InputError(f"{output_dir} holds another run of {results}; give another output_dir")
-    start = time.monotonic()
+    start, commit = time.monotonic(), find_commit()  # of the code that runs: there may be another one at the end
     pads = chosen.is_original
     tested = EvaluationSplit(entry, head, splits.test, pads_to_max=pads)
     others = {"dev": EvaluationSplit(entry, head, splits.dev, pads_to_max=pads)} if splits.dev else {}
@@ -185,7 +185,7 @@ def finetune(
         **scores,
         "seconds": round(time.monotonic() - start, 1),
         "versions": {package: version(package) for package in PACKAGES},
-        "commit": find_commit(),
+        "commit": commit,
     }
     network.save_pretrained(output_dir)
     save_tokenizer(head.tokenizer, output_dir)
