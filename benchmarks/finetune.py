@@ -19,6 +19,7 @@ import torch
 from scipy.stats import ttest_ind
 from transformers import ElectraConfig, ElectraForSequenceClassification, TrainerCallback, set_seed
 
+from kcelectra.finetuning.protocols import PROTOCOLS
 from kcelectra.finetuning.sequence import SequenceHead
 from kcelectra.finetuning.sources import read_splits
 from kcelectra.finetuning.tasks import TASKS
@@ -27,6 +28,7 @@ from kcelectra.precision import choose_precision
 from kcelectra.tokenization import load_tokenizer
 
 NSMC = TASKS["nsmc"]
+MAX_LENGTH = PROTOCOLS["kcbert-finetune"].settle(NSMC).max_length  # of both sides
 SIZES = {"tiny": (2, 128, 128, 2), "small": (12, 128, 256, 4), "base": (12, 768, 768, 12)}
 NUM_UPDATES = 50  # of a round: so many batches the sampler sorts by length together, from the longest to the shortest
 
@@ -89,22 +91,26 @@ def main() -> None:
     arguments = parser.parse_args()
     precision = choose_precision(arguments.precision)
     sides = ["dynamic", "padded", *([precision] if precision != "float32" else [])]
-    head = SequenceHead(load_tokenizer(arguments.tokenizer, for_pretraining=False), NSMC.labels, NSMC.max_length)
+    head = SequenceHead(load_tokenizer(arguments.tokenizer, for_pretraining=False), NSMC.labels, MAX_LENGTH)
     splits = read_splits(NSMC, arguments.data_dir)
-    settings = Settings(num_epochs=1, batch_size=NSMC.batch_size, learning_rate=5e-5, max_length=50, warmup=0.1)
+    settings = Settings(
+        num_epochs=1, batch_size=NSMC.batch_size, learning_rate=5e-5, max_length=MAX_LENGTH, warmup=0.1
+    )
     picked = splits.train[: NSMC.batch_size * NUM_UPDATES]
     rounds = [
         {side: run(head, picked, settings, side=side, size=arguments.size)[1] for side in sides}
         for _ in range(arguments.num_rounds)
     ]
     print(f"{arguments.size} size, {len(picked):,} reviews, {arguments.num_rounds} rounds, examples per second:")
-    others = [("dynamic", "padded", f"rows padded to {NSMC.max_length}"), (precision, "dynamic", "float32")]
+    others = [("dynamic", "padded", f"rows padded to {MAX_LENGTH}"), (precision, "dynamic", "float32")]
     for side, other, words in others[: len(sides) - 1]:
         ratios = [speeds[side] / speeds[other] for speeds in rounds]
         print(f"{side}: {median(ratios):.2f}x those of {words} ({min(ratios):.2f} to {max(ratios):.2f})")
     if not arguments.num_seeds:
         return
-    settings = Settings(num_epochs=3, batch_size=NSMC.batch_size, learning_rate=1e-3, max_length=50, warmup=0.1)
+    settings = Settings(
+        num_epochs=3, batch_size=NSMC.batch_size, learning_rate=1e-3, max_length=MAX_LENGTH, warmup=0.1
+    )
     train_split, test = splits.train[: arguments.max_train], EvaluationSplit(NSMC, head, splits.test[:10_000])
     scores: dict[str, list[float]] = {side: [] for side in sides}
     for seed in range(arguments.num_seeds):
