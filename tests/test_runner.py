@@ -403,7 +403,7 @@ def test_bfloat16_computes_so_keeps_float32_weights_and_is_another_run(run, mode
         seen.add((torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None, self.weight.dtype))
         return torch.nn.functional.linear(inputs, self.weight, self.bias)
 
-    options |= {"data_dir": data_dir, "results_file": whole_dir / "results.jsonl"}
+    options = options | {"data_dir": data_dir, "results_file": whole_dir / "results.jsonl"}
     output_dir = whole_dir.with_name("bfloat16")
     monkeypatch.setattr(torch.nn.Linear, "forward", spy)
     row = finetune(model_dir, "nsmc", output_dir=output_dir, precision="bfloat16", **options)

@@ -225,10 +225,8 @@ class RecoverableTrainer(Trainer):
             self.state.epoch = self._loader.position_after(self._num_batches) / self.train_dataset.num_rows
         elif self._reads_rows:
             self.state.epoch = self.state.global_step / self.state.max_steps
-        if (
-            self.state.global_step == self.state.max_steps < self.state.logging_steps
-        ):  # or there would be no log at all
-            control.should_log |= self.args.logging_strategy == IntervalStrategy.STEPS
+        if self.state.global_step == self.state.max_steps < self.state.logging_steps:
+            control.should_log |= self.args.logging_strategy == IntervalStrategy.STEPS  # or nothing would be logged
         if self.signals.agreed():
             control.should_save = control.should_training_stop = True
         if self.args.device.type == "cpu" or control.should_log or control.should_save:  # else it would wait for it
