@@ -22,9 +22,9 @@ def choose_precision(precision: str = "auto", *, use_cpu: bool = False) -> str:
         InputError: the precision is unknown, or float16 on a CPU, which scales no gradients: small ones would be lost.
     """
     if precision not in PRECISIONS:
-        raise InputError(f"precision is {precision!r}; use one of {', '.join(PRECISIONS)}")
+        raise InputError(f"precision is {precision!r}; give --precision and one of {', '.join(PRECISIONS)}")
     if precision == "float16" and (use_cpu or not torch.accelerator.is_available()):
-        raise InputError("precision is float16, which is for GPUs; give auto, bfloat16 or float32")
+        raise InputError("precision is float16, which is for GPUs; give --precision auto, bfloat16 or float32")
     if precision != "auto":
         return precision
     if torch.cuda.is_available() and not use_cpu:

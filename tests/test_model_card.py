@@ -422,7 +422,13 @@ def test_each_condition_has_the_command_that_makes_it_again(full, trained, resul
 
 
 def test_a_command_has_the_settings_that_are_not_the_protocols(write_card, trained, tmp_path):
-    changes = {"learning_rate": 0.001, "num_epochs": 2.0, "layer_decay": 0.8, "rules": "v2022"}
+    changes = {
+        "learning_rate": 0.001,
+        "num_epochs": 2.0,
+        "layer_decay": 0.8,
+        "rules": "v2022",
+        "precision": "bfloat16",
+    }
     notes = ["only the first 400 of 135,058 of train", "only the first 1,300 of 50,000 of test"]
     usual = make_runs([1])[0][0]["settings"]
     runs = make_runs([12, 14], settings=usual | changes, notes=notes, **trained.identity)

@@ -425,7 +425,10 @@ def test_an_automatic_precision_is_what_the_device_computes_fast(model_dir, data
 
 @pytest.mark.parametrize(
     ("precision", "message"),
-    [("int8", "precision is 'int8'; use one of auto, float32"), ("float16", "float16, which is for GPUs; give auto")],
+    [
+        ("int8", "precision is 'int8'; give --precision and one of auto, float32"),
+        ("float16", "float16, which is for GPUs; give --precision auto"),
+    ],
 )
 def test_a_precision_that_cannot_be_is_refused(model_dir, data_dir, tmp_path, precision, message, monkeypatch):
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
