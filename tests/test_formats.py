@@ -327,7 +327,7 @@ def test_the_time_to_split_a_file_does_not_grow_with_the_square_of_a_line(tmp_pa
         start = time.process_time()
         assert split_file(str(source), 1 << 14) == [Part(str(source), 0, size + 1, size + 1)]
         seconds.append(time.process_time() - start)
-    assert seconds[1] <= 5 * max(seconds[0], 0.01)
+    assert seconds[1] <= 10 * max(seconds[0], 0.01)  # a square: 16 times
 
 
 # CSV and TSV
