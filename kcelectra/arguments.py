@@ -36,8 +36,8 @@ def parse_args(
     for key in preset:
         if key not in known:
             raise InputError(f"unknown key {key!r} in the preset{_hint(key, known)}")
-    # text, so that argparse converts it by the field's type: YAML reads 5e-4 as a string, and 1 as no float
-    parser.set_defaults(**{key: _as_text(value) for key, value in preset.items()})
+    parser.set_defaults(**{key: value for key, value in preset.items() if value in (None, [])})
+    words = [*_as_words(preset), *words]
     *instances, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     if unknown:
         key = unknown[0].lstrip("-").split("=")[0]
@@ -110,5 +110,12 @@ def _as_yaml(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, list, type(None))) else str(value)
 
 
-def _as_text(value: Any) -> Any:
-    return value if value is None or isinstance(value, list) else str(value)
+def _as_words(preset: dict[str, Any]) -> list[str]:
+    """Return a preset as the command line has it: argparse knows of each key what it takes, YAML does not."""
+    words: list[str] = []
+    for key, value in preset.items():
+        if isinstance(value, list) and len(value) > 1:
+            words += [f"--{key}", *map(str, value)]
+        elif value not in (None, []):
+            words.append(f"--{key}={value[0] if isinstance(value, list) else value}")
+    return words

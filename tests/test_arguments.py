@@ -142,6 +142,35 @@ def test_a_key_that_is_no_text_is_unknown_too(parse):
         parse("1: 3\n")
 
 
+def test_a_word_is_a_list_of_one_and_a_list_may_be_empty(tmp_path):
+    @dataclass
+    class Lists:
+        names: list[str] = field(default_factory=lambda: ["x"], metadata={"help": "Names."})
+
+    for text, names in [
+        ("vocab.txt", ["vocab.txt"]),
+        ("[a, b]", ["a", "b"]),
+        ("[a]", ["a"]),
+        ("[]", []),
+        ("-1", ["-1"]),
+    ]:
+        path = write_preset(tmp_path / "lists.yaml", f"names: {text}\n")
+        assert parse_args(Lists, argv=[str(path)]) == (Lists(names),)
+
+
+def test_a_list_for_one_value_is_an_error(parse):
+    with pytest.raises(InputError, match=r"unknown argument 'b\.txt'"):
+        parse("dataset: [a.txt, b.txt]\n")
+
+
+@pytest.mark.parametrize("text", ["lr_scheduler_type: lineer", "eval_strategy: no"])
+def test_a_choice_that_there_is_not_lists_those_there_are(tmp_path, capsys, text):
+    path = write_preset(tmp_path / "preset.yaml", f"{text}\n")
+    with pytest.raises(SystemExit):
+        parse_args(PretrainingArguments, argv=[str(path)])
+    assert f"argument --{text.split(':')[0]}" in capsys.readouterr().err
+
+
 NO_PRESETS = {
     "nested": "training:\n  max_steps: 3\n",
     "a list": "- max_steps\n",
