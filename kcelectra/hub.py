@@ -171,7 +171,7 @@ class _Repository:
         tagged = self._find(tag)
         if tagged not in (None, info.sha):
             raise InputError(f"{tag} of {self.repo_id} names another commit; give another name, or delete it there")
-        stale = [name for name in sorted(names - files.keys()) if any(fnmatchcase(name, some) for some in owned)]
+        stale = [name for name in sorted(names - files.keys()) if _is_owned(name, owned)]
         commit = hub.create_commit(
             self.repo_id,
             [
@@ -196,6 +196,11 @@ class _Repository:
             return HfApi().repo_info(self.repo_id, repo_type=self.repo_type, revision=tag).sha if tag else None
         except RevisionNotFoundError:
             return None
+
+
+def _is_owned(name: str, owned: Collection[str]) -> bool:
+    """Tell whether a pattern takes a path; `*` alone would take `/` too, and `models/a.safetensors` with it."""
+    return any(fnmatchcase(name, pattern) and ("/" in pattern or "/" not in name) for pattern in owned)
 
 
 def _retry(call: Callable[[], T], repo_id: str) -> T:

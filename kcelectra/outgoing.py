@@ -8,9 +8,12 @@ import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from huggingface_hub import constants
 
 from kcelectra.errors import InputError
@@ -57,9 +60,10 @@ def check_files(files: Mapping[str, Path | bytes], *, roots: Collection[Path]) -
             sizes[name] = len(content)
             if _is_pickle(name, content):
                 raise InputError(f"{name} is a pickle, which runs code where it is loaded; give safetensors or JSON")
-            for kind, pattern in secrets.items():
-                if pattern.search(content):
-                    raise InputError(f"{name} holds {kind}; take it out, and replace it wherever it was seen")
+            for piece in chain([content], _read_columns(name, content)):
+                for kind, pattern in secrets.items():
+                    if pattern.search(piece):
+                        raise InputError(f"{name} holds {kind}; take it out, and replace it wherever it was seen")
             if name.endswith("config.json"):
                 _check_configuration(name, bytes(content), files)
     return sizes
@@ -117,6 +121,18 @@ def _is_pickle(name: str, content: Content) -> bool:
             return False
         return any(name.endswith(PICKLE_SUFFIXES) for name in names)
     return bool(TEXT_PICKLE.match(content)) and content[-1:] == b"."
+
+
+def _read_columns(name: str, content: Content) -> Iterator[pa.Buffer]:
+    """Yield the texts of a Parquet file, in which they are compressed."""
+    if not name.endswith(".parquet"):
+        return
+    try:
+        for batch in pq.ParquetFile(io.BytesIO(content) if isinstance(content, bytes) else content).iter_batches():
+            for column in batch.columns:
+                yield from filter(None, getattr(column, "dictionary", column).buffers())
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{name} cannot be read: {error}; build the corpus again") from error
 
 
 def _check_configuration(name: str, content: bytes, files: Collection[str]) -> None:

@@ -14,6 +14,7 @@ from test_vocabulary import V2021, V2023, VOCAB_DIR, make_byte_level
 
 from kcelectra import KcElectraConfig, KcElectraForPreTraining, export_checkpoint
 from kcelectra.corpus.comments import CommentReader
+from kcelectra.hub import MODEL_FILES, _is_owned
 from kcelectra.tokenization import load_tokenizer, save_tokenizer, train_tokenizer
 
 LEGACY_SIZE = 1000
@@ -40,6 +41,8 @@ attempt("missing column", lambda: read(name, text_column="comment"))
 attempt("missing split", lambda: read(name, split="validation"))
 attempt("missing revision", lambda: read(name, revision="v9"))
 attempt("missing repository", lambda: read("someone/nothing"))
+attempt("no UTF-8", lambda: read("someone/bytes"))
+attempt("no CSV", lambda: read("someone/csv"))
 """
 
 LOAD_TOKENIZERS = """
@@ -151,6 +154,10 @@ def comments_client(tmp_path_factory):
         table = pa.table({"text": texts[part], "thread": threads[part]})
         pq.write_table(table, main / f"train-0000{shard}-of-00002.parquet", row_group_size=400)
     pq.write_table(pa.table({"text": ["옛날 댓글", "또 하나"]}), old / "train-00000-of-00001.parquet")
+    for name, data in [("bytes/main/a.txt", b"a\n\xff\xfe\n"), ("csv/main/a.csv", b"text,n\na,1\nb,2,3,4\n")]:
+        path = directory / "hub" / "datasets" / "someone" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
     with HubServer(directory / "hub") as hub:
         client = run_client(READ_COMMENTS, hub=hub, directory=directory)
     client.main, client.old = main, old
@@ -176,6 +183,13 @@ def test_a_revision_of_a_dataset_is_honoured(comments_client):
 def test_a_missing_column_of_a_dataset_lists_those_that_exist(comments_client):
     message = "kcelectra.errors.InputError: someone/comments has no column 'comment'; it has 'text', 'thread': "
     assert comments_client.results["missing column"] == f"{message}give one as --text_column"
+
+
+@pytest.mark.parametrize("kind, name", [("no UTF-8", "someone/bytes"), ("no CSV", "someone/csv")])
+def test_a_dataset_that_cannot_be_read_says_what_to_do(comments_client, kind, name):
+    message = comments_client.results[kind]
+    assert message.startswith(f"kcelectra.errors.InputError: cannot read '{name}': ")
+    assert message.endswith("; download its files and give their path")
 
 
 def test_a_missing_split_says_which_there_are_and_what_to_type(comments_client):
@@ -381,3 +395,19 @@ def test_no_request_leaves_for_another_host(request, client):
     assert client.unknown == []
     # the dataset viewer of this Hub, by a name that `datasets` makes of the endpoint; it does without
     assert set(client.elsewhere) <= {"datasets-server.127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_owned"),
+    [
+        ("model-00001-of-00002.safetensors", True),
+        ("models/mine/other.safetensors", False),
+        ("tokenizer_config.json", True),
+        ("tokenizers/old/vocab.json", False),
+        ("generator/model.safetensors", True),
+        ("images/2026/loss.png", True),
+        ("checkpoints/a.pth", False),
+    ],
+)
+def test_a_push_of_a_model_replaces_no_file_of_another_directory(name, is_owned):
+    assert _is_owned(name, MODEL_FILES) == is_owned

@@ -9,6 +9,8 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from huggingface_hub import constants
@@ -199,6 +201,21 @@ def test_a_secret_is_found_anywhere_in_a_file_and_not_repeated(root, kind, name)
         for files in (write(root, name, content), {name: content}):
             message = refuse(files, root, f"{name} holds {kind}")
             assert SECRETS[kind][:12] not in message
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+@pytest.mark.parametrize("in_dictionary", [False, True])
+def test_a_secret_is_found_in_the_compressed_comments_of_a_corpus(root, kind, in_dictionary):
+    comments = pa.array([f"댓글 {i} ㅋㅋ 정말 재미있다" for i in range(3000)] + [f"제 것은 {SECRETS[kind]} 입니다"])
+    table = pa.table({"n": range(3001), "text": comments.dictionary_encode() if in_dictionary else comments})
+    pq.write_table(table, root / "a.parquet", compression="zstd")
+    refuse({"a.parquet": root / "a.parquet"}, root, f"a.parquet holds {kind}")
+    pq.write_table(table.slice(0, 3000).combine_chunks(), root / "b.parquet", compression="zstd")
+    assert in_dictionary or check_files({"b.parquet": root / "b.parquet"}, roots=[root])
+
+
+def test_a_parquet_file_that_cannot_be_read_is_named(root):
+    refuse(write(root, "a.parquet", b"PAR1, and no more"), root, "a.parquet cannot be read")
 
 
 @pytest.mark.parametrize(
