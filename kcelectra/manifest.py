@@ -52,13 +52,16 @@ def read_manifest(directory: str | Path) -> dict[str, Any] | None:
     """Return the manifest of a directory, or None where there is none, as the stage has not finished.
 
     Raises:
-        ValueError: it was cut or changed since it was written.
+        InputError: it was cut or changed since it was written.
     """
     path = Path(directory, MANIFEST)
     if not path.exists():
         return None
-    text = path.read_bytes().decode()
-    manifest = json.loads(text)
+    try:
+        text = path.read_bytes().decode()
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read: {error}; delete {directory} and run its stage again") from error
     if not isinstance(manifest, dict):  # a file of someone else that has this name
         return None
     if manifest.pop(SEAL, None) is not None and text != seal_manifest(manifest):

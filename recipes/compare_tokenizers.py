@@ -23,6 +23,7 @@ class CompareArguments:
     )
     data_dir: str | None = field(default=None, metadata={"help": "Directory of the tasks."})
     corpus_dir: str | None = field(default=None, metadata={"help": "Comments to measure on too."})
+    text_column: str = field(default="text", metadata={"help": "Column that holds the comment."})
     output_dir: str = field(default="out/tokenizers", metadata={"help": "Gets the page, its plot and the numbers."})
 
     def __post_init__(self) -> None:
@@ -35,8 +36,8 @@ def main() -> None:
     (arguments,) = parse_args(CompareArguments)
     texts: list[str] = []
     if arguments.corpus_dir:
-        cleaned = read_texts(CommentReader(arguments.corpus_dir), **choose_cleaning(arguments.corpus_dir))
-        texts = list(islice(cleaned, MAX_TEXTS))
+        reader = CommentReader(arguments.corpus_dir, text_column=arguments.text_column)
+        texts = list(islice(read_texts(reader, **choose_cleaning(arguments.corpus_dir)), MAX_TEXTS))
     report = write_tokenizer_report(
         arguments.tokenizers, arguments.output_dir, data_dir=arguments.data_dir, texts=texts
     )

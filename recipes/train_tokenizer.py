@@ -38,6 +38,8 @@ class TokenizerArguments:
         default=None, metadata={"help": "vocab.txt that is extended by --donor_vocab and --num_unused, not trained."}
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the comment."})
+    split: str = field(default="train", metadata={"help": "Of a dataset of the Hub."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a dataset of the Hub."})
     rules: str | None = field(default=None, metadata={"help": "Rule set that cleans; none for a built corpus."})
     min_chars: int | None = field(default=None, metadata={"help": "Shortest comment that is read; 0 for a corpus."})
     num_workers: int | None = field(default=None, metadata={"help": "Processes; one a core if not given."})
@@ -55,7 +57,9 @@ def main() -> None:
     output_dir = Path(arguments.output_dir)
     check_sources(arguments.compare, data_dir=arguments.data_dir)
     corpus = arguments.corpus_dir or str(write_sample(output_dir.parent / "sample"))
-    reader = CommentReader(corpus, text_column=arguments.text_column)
+    reader = CommentReader(
+        corpus, text_column=arguments.text_column, split=arguments.split, revision=arguments.revision
+    )
     cleaning = choose_cleaning(corpus, arguments.rules, arguments.min_chars)
     if arguments.base_vocab:
         extend_tokenizer(

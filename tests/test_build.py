@@ -888,6 +888,28 @@ def test_personal_data_is_counted_masked_or_dropped(tmp_path, pii, expected, dro
     assert manifest["dropped"] == dropped
 
 
+@pytest.mark.parametrize(
+    ("rules", "hidden"),
+    [
+        ("v2022", "010♥1234♥5678"),
+        ("corpus", "0\u03361\u03360\u0336-1\u03362\u03363\u03364\u0336-5678"),
+        ("corpus", "010\x001234\x005678"),
+    ],
+)
+@pytest.mark.parametrize("pii", ["mask", "drop"])
+def test_what_cleaning_makes_a_phone_number_is_one(tmp_path, rules, hidden, pii):
+    source = write_lines(tmp_path / "comments.txt", [f"전화는 {hidden} 로 주세요", PRIVATE[0], PRIVATE[3]])
+    manifest = build(source, tmp_path / "out", rules=rules, pii=pii)
+    masked = ["전화는 [PHONE] 로 주세요"] if pii == "mask" else []
+    assert [row["text"] for row in read_rows(tmp_path / "out")] == [*masked, PRIVATE[3]]
+    assert manifest["personal_data"] == {"PHONE": 2}
+
+
+def test_a_directory_with_brackets_in_its_name_gets_a_corpus(tmp_path):
+    source = write_lines(tmp_path / "comments.txt", PRIVATE)
+    assert build(source, tmp_path / "c[1]*") == build(source, tmp_path / "plain")
+
+
 @pytest.fixture
 def cut_file(comments_dir):
     """A `.gz` that ends in the middle, and the rows that are in it."""

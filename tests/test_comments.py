@@ -17,7 +17,9 @@ from kcelectra.corpus.comments import MAX_NAMED_ROWS, Comment, CommentReader, fi
 from kcelectra.corpus.formats import split_file
 from kcelectra.corpus.rows import READ_BATCH_SIZE
 from kcelectra.corpus.sample import generate_sample
+from kcelectra.corpus.work_dir import WORK_DIR
 from kcelectra.errors import InputError
+from kcelectra.manifest import write_manifest
 
 TEXTS = ["첫 댓글입니다", "둘째 👨\u200d👩\u200d👧 ㅋㅋㅋ", "셋째\u2028한 줄 \x85 여전히\x1c", "漢字 넷째", ""]
 ROWS = [
@@ -195,6 +197,16 @@ def test_ids_that_are_numbers_become_text(tmp_path, suffix):
     comments, reader = read(write_rows(tmp_path / f"comments{suffix}", rows))
     assert comments == [Comment("가", "7", "1", None), Comment("나", "7", "2", "1")]
     assert reader.has_parents
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_ids_that_pandas_made_floats_are_those_of_whole_numbers(tmp_path, suffix):
+    rows = [
+        {"text": "가", "comment_id": 1, "parent_id": float("nan")},
+        {"text": "나", "comment_id": 2, "parent_id": 1.0},
+    ]
+    comments, _ = read(write_rows(tmp_path / f"comments{suffix}", rows))
+    assert comments == [Comment("가", None, "1", None), Comment("나", None, "2", "1")]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -457,6 +469,15 @@ def test_a_directory_without_comments_is_not_looked_up_on_the_hub(tmp_path, monk
 def test_a_hub_id_matches_no_file(tmp_path, monkeypatch, dataset):
     monkeypatch.chdir(tmp_path)
     assert find_files(dataset) == []
+
+
+def test_a_directory_that_its_stage_has_not_finished_is_refused(tmp_path):
+    write_texts(tmp_path / "a.parquet", TEXTS)
+    (tmp_path / WORK_DIR).mkdir()
+    with pytest.raises(InputError, match=f"{tmp_path} is not finished; run the command that writes it again"):
+        CommentReader(str(tmp_path))
+    write_manifest(tmp_path, stage="corpus")
+    assert read_all_texts(tmp_path) == TEXTS
 
 
 def test_an_unknown_extension_names_the_known_ones(tmp_path):

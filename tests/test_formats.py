@@ -431,6 +431,25 @@ def test_a_csv_without_the_column_lists_those_of_its_header(tmp_path, header, na
         check_file(str(source), "text")
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"])
+def test_a_column_that_is_not_there_is_told_by_the_check(tmp_path, suffix):
+    with pytest.raises(InputError, match=rf"a{suffix} has no column 'text'; it has '본문'"):
+        check_file(str(write_rows(tmp_path / f"a{suffix}", [{"본문": "가"}])), "text")
+
+
+def test_a_record_that_csv_refuses_costs_itself(tmp_path):
+    field = "a" * (MAX_LINE_BYTES * 3 // 5)
+    good, bad = read_file(write(tmp_path / "a.csv", f'n,text\n1,"{field}\n{field}"\n2,좋은 댓글\n'))
+    assert [row[0] for row in good] == ["좋은 댓글"]
+    assert [number for number, _ in bad] == [1, 2]
+
+
+def test_a_csv_whose_lines_end_with_carriage_returns_is_said_to_be_so(tmp_path):
+    source = write(tmp_path / "a.csv", "n,text\r1,가\r2,나\r")
+    with pytest.raises(InputError, match=r"a\.csv: cannot read its header: .*; lines end with \\n or \\r\\n"):
+        check_file(str(source), "text")
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 @pytest.mark.parametrize("header", ["글,본문".encode("cp949"), b"\xff", b"x" * (MAX_LINE_BYTES + 1)])
 def test_a_header_that_cannot_be_read_is_said_to_be_so(tmp_path, suffix, header):

@@ -137,6 +137,13 @@ def test_a_list_of_someone_else_is_no_manifest(stage):
     assert read_manifest(stage) is None
 
 
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff"])
+def test_a_manifest_that_is_no_json_is_named(stage, text):
+    (stage / MANIFEST).write_bytes(text)
+    with pytest.raises(InputError, match=f"{MANIFEST} cannot be read: .*; delete {stage} and run its stage again"):
+        read_manifest(stage)
+
+
 @pytest.mark.parametrize("facts", [{"x": [0.1, 1e-300, float("inf")]}, {"path": "\udced.txt"}, {1: {"나": None}}, {}])
 def test_a_seal_holds_whatever_the_facts_are(stage, facts):
     write_manifest(stage, **{"facts": facts})

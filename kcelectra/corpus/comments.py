@@ -15,8 +15,9 @@ from kcelectra.corpus.lines import COMPRESSIONS
 from kcelectra.corpus.parquet import from_arrow
 from kcelectra.corpus.rows import OPTIONAL_COLUMNS, READ_BATCH_SIZE, UNREADABLE, Rows
 from kcelectra.corpus.vectorized import clean_batch
+from kcelectra.corpus.work_dir import WORK_DIR
 from kcelectra.errors import InputError
-from kcelectra.manifest import read_manifest
+from kcelectra.manifest import MANIFEST, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class CommentReader:
             yield from self._read_files(START | (first or {}))
             return
         row, state = (0, None) if first is None else (first["row"], first.get("state"))
-        hub = _read_hub(self.dataset, self.text_column, split=self.split, revision=self.revision, state=state)
+        hub = read_hub(self.dataset, self.text_column, split=self.split, revision=self.revision, state=state)
         for state, rows in hub:
             yield self.dataset, {"row": row, "state": state}, rows
             row += len(rows)
@@ -169,9 +170,12 @@ def find_files(dataset: str) -> list[str]:
     """Return the local files that a path, a glob or a directory stands for, sorted; none for a Hub id.
 
     Raises:
-        InputError: it looks like a path and nothing is there, or a file has an unknown extension.
+        InputError: it looks like a path and nothing is there, a file has an unknown extension, or a directory is not
+            finished.
     """
     if os.path.isdir(dataset):
+        if Path(dataset, WORK_DIR).is_dir() and not Path(dataset, MANIFEST).exists():
+            raise InputError(f"{dataset} is not finished; run the command that writes it again")
         inside = (path for path in Path(dataset).iterdir() if not path.is_dir() and not path.is_fifo())
         matches = [str(path) for path in inside if format_of(str(path)) is not None]
     elif os.path.isfile(dataset):
@@ -196,21 +200,14 @@ def _looks_local(dataset: str) -> bool:
     return is_path or is_glob or format_of(dataset) is not None or os.path.isdir(dataset)
 
 
-def read_from_hub(
-    dataset: str, text_column: str, *, split: str = "train", revision: str | None = None
-) -> Iterator[Rows]:
-    """Yield the rows of a dataset of the Hub as they arrive.
+def read_hub(
+    dataset: str, text_column: str, *, split: str, revision: str | None, state: dict[str, Any] | None = None
+) -> Iterator[tuple[dict[str, Any] | None, Rows]]:
+    """Yield the rows of a dataset of the Hub as they arrive, each batch behind the state of the stream in front of it.
 
     Raises:
         InputError: it cannot be opened or read, or has no such column.
     """
-    return (rows for _, rows in _read_hub(dataset, text_column, split=split, revision=revision))
-
-
-def _read_hub(
-    dataset: str, text_column: str, *, split: str, revision: str | None, state: dict[str, Any] | None = None
-) -> Iterator[tuple[dict[str, Any] | None, Rows]]:
-    """Yield batches of rows, each behind the state of the stream in front of it."""
     from datasets import load_dataset  # takes half a second and 70 MB, which no worker on local files needs
     from datasets.exceptions import DatasetNotFoundError
 
@@ -228,7 +225,9 @@ def _read_hub(
             wanted = [name for name in (text_column, *OPTIONAL_COLUMNS) if name in table.column_names]
             yield state, from_arrow(table.select(wanted) if text_column in wanted else table, dataset, text_column)
             state = stream.state_dict()
-    except UNREADABLE as error:
+    except InputError:
+        raise
+    except (*UNREADABLE, ValueError) as error:  # of bytes that are no UTF-8, of a CSV file that is none
         raise InputError(f"cannot read {dataset!r}: {error}; download its files and give their path") from error
 
 

@@ -79,7 +79,8 @@ def find_dropped(
         with duckdb.connect(config=settings) as database:
             database.execute("SET enable_progress_bar = false")  # it goes to the standard output
             for name in ("keys", "cleaned"):
-                database.read_parquet(str(Path(work_dir, name, "*.parquet"))).create_view(name)
+                files = sorted(map(str, Path(work_dir, name).glob("*.parquet")))  # a pattern fails in `c[1]`
+                database.read_parquet(files).create_view(name)
             _drop_repeated(database, scope)
             num_rescued = _rescue_parents(database) if has_parents else 0
             path = Path(work_dir, DROPPED)

@@ -38,7 +38,7 @@ def check_file(file: str, text_column: str) -> None:
             check_encoding(file)
     except UNREADABLE as error:
         raise UnreadableFile(f"cannot read {file}: {error}; repair it or leave it out") from error
-    if format_of(file) in (".csv", ".tsv"):
+    if format_of(file) in (".jsonl", ".ndjson", ".csv", ".tsv"):
         next(read_part(Part(file), text_column), None)
 
 

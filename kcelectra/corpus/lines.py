@@ -101,7 +101,10 @@ def _read_table(
     header = next(lines, "")
     if isinstance(header, Bad):
         raise InputError(f"{part.file}: cannot read its header: {header.reason}; repair it, or convert it to UTF-8")
-    names = split(header)
+    try:
+        names = split(header)
+    except csv.Error as error:
+        raise InputError(f"{part.file}: cannot read its header: {error}; lines end with \\n or \\r\\n") from error
     if header and text_column not in names:
         raise InputError(missing_column(part.file, text_column, names))
     for batch in in_batches(lines, lambda line: (1, len(line) if isinstance(line, str) else 0), READ_BYTES):
@@ -137,7 +140,7 @@ def _join_quoted(lines: Iterator[str | Bad]) -> Iterator[str | Bad]:
                 damage, lines = error, iter(())
             line = _join_record(line, ahead, num_fields)
         if num_fields is None and isinstance(line, str):
-            num_fields = len(next(csv.reader([line]), []))
+            num_fields = _count_fields(line)
         yield line
 
 
@@ -154,12 +157,20 @@ def _join_record(line: str, ahead: deque[str | Bad], num_fields: int | None) -> 
     following = list(islice(ahead, closing + 1))
     if closing < len(ahead) and not isinstance(following[-1], Bad):
         record = "\n".join([line, *map(str, following)])
-        is_record = RECORD.fullmatch(record) is not None
-        if is_record and num_fields in (None, len(next(csv.reader([record])))):
+        num_here = _count_fields(record) if RECORD.fullmatch(record) else None
+        if num_here is not None and num_fields in (None, num_here):
             for _ in following:
                 ahead.popleft()
             return record
     return Bad("a quotation mark that nothing closes")
+
+
+def _count_fields(record: str) -> int | None:
+    """Return the fields of a CSV record, None if it is none."""
+    try:
+        return len(next(csv.reader([record]), []))
+    except csv.Error:
+        return None
 
 
 def _read_lines(part: Part) -> Iterator[list[str | Bad]]:

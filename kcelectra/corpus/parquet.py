@@ -115,11 +115,11 @@ def _decode(value: bytes) -> str | Bad:
 
 
 def _read_ids(column: pa.ChunkedArray | pa.Array) -> list[Any]:
-    """Return ids as text; pandas makes floats of whole numbers where one is missing."""
+    """Return ids as text."""
     if column.type in TEXT_TYPES or pa.types.is_dictionary(column.type):
         return [i or None for i in _read_texts(column)]
     if pa.types.is_floating(column.type):
-        return as_texts(i if i is None or not i.is_integer() else int(i) for i in column.to_pylist())
+        return as_texts(column.to_pylist())
     try:
         return column.cast(pa.string()).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
-from html import unescape
-from html.entities import html5
+
+from kcelectra.corpus.cleaning import unescape_html
 
 _HYPHEN = " ?[-–—ㅡ] ?"  # the vowel ㅡ is the dash that a Korean keyboard has at hand
 _GAP = r"[-–—ㅡ.) \t]{0,3}"
@@ -132,7 +132,6 @@ _FOLDED = {
     **dict.fromkeys((0xAD, 0x34F, 0x61C, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F)), None),
     **dict.fromkeys((*range(0x2060, 0x206A), 0xFEFF), None),
 }
-_ENTITY = re.compile("&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 # 02-123-4567, the shortest, has nine digits, and the entity of a digit has a digit itself
 _MAY_HOLD = re.compile("[@＠]|&(?:#|commat;)|[0-9０-９](?:[^0-9０-９]*+[0-9０-９]){8}")
 
@@ -165,7 +164,7 @@ def reveal(text: str) -> str:
     >>> reveal("０１０&#45;１２３４\u200b－5678")
     '010-1234-5678'
     """
-    revealed = _ENTITY.sub(_unescape, text).translate(_FOLDED)
+    revealed = unescape_html(text).translate(_FOLDED)
     return text if revealed == text else revealed
 
 
@@ -219,8 +218,3 @@ def _replace(text: str, spans: list[tuple[int, int, str]]) -> str:
         pieces += [text[last:start], replacement]
         last = end
     return "".join((*pieces, text[last:]))
-
-
-def _unescape(match: re.Match[str]) -> str:
-    is_entity = match[0][1] == "#" or match[0][1:] in html5  # `unescape` also takes &notit; for ¬it;
-    return unescape(match[0]) if is_entity else match[0]

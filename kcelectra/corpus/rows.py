@@ -1,5 +1,6 @@
 """Rows of comments in columns: what readers of files make, with a reason for each row that is left out."""
 
+import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -104,8 +105,10 @@ def as_texts(ids: Iterable[Any]) -> list[str | None]:
     return [i or None if i is None or (isinstance(i, str) and i.isascii()) else _as_text(i) for i in ids]
 
 
-def _as_text(value: Any) -> str:
-    return str(value).encode("utf-8", "replace").decode()
+def _as_text(value: Any) -> str | None:
+    if isinstance(value, float):  # pandas makes floats of whole numbers where one is missing
+        value = int(value) if value.is_integer() else None if math.isnan(value) else value
+    return None if value is None else str(value).encode("utf-8", "replace").decode()
 
 
 def in_batches(items: Iterable[T], size_of: Callable[[T], tuple[int, int]], max_size: int) -> Iterator[list[T]]:

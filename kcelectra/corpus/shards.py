@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kcelectra.corpus.cleaning import get_rules
-from kcelectra.corpus.comments import read_from_hub
+from kcelectra.corpus.comments import read_hub
 from kcelectra.corpus.dedup import DROPPED, KEY_SCHEMA, POSITION_BITS, find_dropped, hash_texts
 from kcelectra.corpus.formats import read_part
 from kcelectra.corpus.personal_data import find_personal_data, mask_personal_data, may_hold_personal_data, reveal
@@ -87,7 +87,8 @@ def _read(part: Part, plan: dict[str, Any]) -> Iterator[Rows]:
     settings = plan["settings"]
     source = next(source for source in plan["sources"] if source["path"] == part.file)
     if "revision" in source:
-        return read_from_hub(part.file, settings["text_column"], split=settings["split"], revision=source["revision"])
+        where = {"split": settings["split"], "revision": source["revision"]}
+        return (rows for _, rows in read_hub(part.file, settings["text_column"], **where))
     try:
         status = os.stat(part.file)
     except OSError as error:
@@ -120,6 +121,8 @@ class _Tally:
         self.num_rows += len(rows)
         raw, private = self._treat_personal_data(rows.columns[self.settings["text_column"]])
         texts = clean_batch(raw, self.settings["rules"], counts=self.rules)
+        if self.settings["pii"] != "count":  # what is hidden by what cleaning takes away
+            texts, private = self._treat_personal_data(texts, private)
         if not get_rules(self.settings["rules"]):  # which would have taken lone surrogates away
             texts = [text.encode(errors="replace").decode() for text in texts]
         columns = {name: rows.columns.get(name) or [None] * len(raw) for name in OPTIONAL_COLUMNS}
@@ -140,10 +143,15 @@ class _Tally:
         }
         return table, pa.table(keys, schema=KEY_SCHEMA)
 
-    def _treat_personal_data(self, texts: list[str]) -> tuple[list[str], list[int]]:
-        """Count personal data; return the texts, masked if that is asked for, and which ones are to be dropped."""
-        texts, private = list(texts), []
-        for i in find_suspects(texts):
+    def _treat_personal_data(self, texts: list[str], private: list[int] | None = None) -> tuple[list[str], list[int]]:
+        """Count personal data; return the texts, masked if that is asked for, and which ones are to be dropped.
+
+        Args:
+            texts: comments.
+            private: those that are to be dropped already.
+        """
+        texts, private = list(texts), list(private or ())
+        for i in np.setdiff1d(find_suspects(texts), private).tolist():
             if may_hold_personal_data(texts[i]):
                 revealed = reveal(texts[i])
                 kinds = [kind for kind, _, _ in find_personal_data(revealed)]

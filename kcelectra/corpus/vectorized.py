@@ -72,15 +72,13 @@ class _CodePoints:
     """Comments as one array of code points, each ended by a line feed.
 
     Attributes:
-        joined: the comments as one string.
         codes: (characters,) uint32.
         ends: (comments,) int64, where each comment's line feed stands.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = texts
-        self.joined = "\n".join([*texts, ""])
-        self.codes = np.frombuffer(self.joined.encode("utf-32-le", "surrogatepass"), np.uint32)
+        self.codes = np.frombuffer("\n".join([*texts, ""]).encode("utf-32-le", "surrogatepass"), np.uint32)
         self.ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1) - 1
 
     @functools.cached_property
@@ -102,14 +100,6 @@ class _CodePoints:
         rows = np.searchsorted(self.ends, positions)
         return rows[np.flatnonzero(np.diff(rows, prepend=-1))]
 
-    def rows_with(self, needle: str) -> list[int]:
-        """Return the comments that hold a string without line feeds."""
-        rows, position = [], self.joined.find(needle)
-        while position >= 0:
-            rows.append(int(np.searchsorted(self.ends, position)))
-            position = self.joined.find(needle, int(self.ends[rows[-1]]))
-        return rows
-
 
 def _clean_published(batch: _CodePoints, rules: str, counts: Counter[str]) -> list[str]:
     """Clean as v2022 and v2021 do; only comments with a URL go through the rules one by one."""
@@ -130,7 +120,7 @@ def _clean_published(batch: _CodePoints, rules: str, counts: Counter[str]) -> li
     codes[batch.ends] = LINE_FEED
     cleaned = codes[~is_dropped].tobytes().decode("utf-32-le").replace(" \n", "\n").split("\n")[:-1]
 
-    with_url = batch.rows_with("://")
+    with_url = [row for row, text in enumerate(batch.texts) if "://" in text]
     for rule, positions in zip(get_rules(rules), _find_changes(batch, rules, codes, third, blanks), strict=True):
         _add(counts, rule, len(np.setdiff1d(batch.rows_at(positions), with_url, assume_unique=True)))
     for row in with_url:
