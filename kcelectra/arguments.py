@@ -89,10 +89,13 @@ def read_preset(path: str | Path) -> dict[str, Any]:
 
 
 def run_recipe(main: Callable[[], None]) -> None:
-    """Call a recipe's `main`; an `InputError` ends it with its message alone and exit status 2."""
+    """Call a recipe's `main`; an `InputError` ends it with its message alone and exit status 2.
+
+    So does a file where a directory is wanted.
+    """
     try:
         main()
-    except InputError as error:
+    except (InputError, FileExistsError, NotADirectoryError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from kcelectra.arguments import parse_args, run_recipe
 from kcelectra.errors import InputError
 from kcelectra.finetuning.protocols import PROTOCOLS, find_protocol
-from kcelectra.finetuning.results import RESULTS_FILE
+from kcelectra.finetuning.results import LOCKS_DIR, RESULTS_FILE, locked
 from kcelectra.finetuning.runner import FinetuningArguments
 from kcelectra.finetuning.sweep import Model, Sweep, log_rows, parse_model, plan_jobs, run_sweep
 from kcelectra.finetuning.tasks import TASKS
@@ -103,9 +103,10 @@ def export_checkpoints(run_dir: str) -> list[Model]:
     models = []
     for checkpoint in checkpoints:
         export = Path(run_dir, "exports", checkpoint.name)
-        if not export.exists():  # it is written whole or not at all, and a run never writes a checkpoint anew
-            verify_checkpoint(checkpoint)
-            export_checkpoint(checkpoint, export)
+        with locked(export.parent / LOCKS_DIR / export.name):  # another sweep may look at the same run
+            if not export.exists():  # it is written whole or not at all, and a run never writes a checkpoint anew
+                verify_checkpoint(checkpoint)
+                export_checkpoint(checkpoint, export)
         models.append(Model(str(main_half(export)), step=read_step(checkpoint)))
     return models
 

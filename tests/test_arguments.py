@@ -210,6 +210,14 @@ def settings_of(argv, default_preset=None):
     return given_settings(*instances, argv=argv, default_preset=default_preset)
 
 
+def test_a_file_where_a_directory_is_wanted_ends_a_recipe_with_status_2(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for name in ("file", "file/below"):
+        with pytest.raises(SystemExit) as ended:
+            run_recipe(lambda name=name: (tmp_path / name).mkdir(exist_ok=True))
+        assert ended.value.code == 2 and "file" in capsys.readouterr().err
+
+
 def test_given_settings_are_those_of_preset_and_command_line(tmp_path):
     preset = write_preset(tmp_path / "a.yaml", "size: small\nmax_steps: 1_000\nlearning_rate: 5e-4\n")
     assert settings_of([str(preset), "--max_steps", "7", "--dataset=x y", "--use_cpu", "true"]) == {

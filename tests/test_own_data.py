@@ -275,11 +275,19 @@ def test_files_that_are_given_are_dev_and_test_and_nothing_is_carved(tmp_path):
     )
     splits = read(train, dev=dev, test=str(test)).splits
     assert list(map(len, splits[:3])) == [60, 10, 40]
-    assert splits.notes == ["10 of 40 test texts are also in train"]
+    assert splits.notes == [f"10 of 40 test texts are also in {other}" for other in ("train", "dev")]
     assert set(splits.files) == {"train", "dev", "test"} and len(set(splits.files.values())) == 3
     carved = read(train, test=test).splits
-    assert carved.notes == [*splits.notes, "dev: 1 in 10 of train, by a hash of the text"]
+    assert carved.notes == [splits.notes[0], "dev: 1 in 10 of train, by a hash of the text"]
     assert set(carved.files) == {"train", "test"} and carved.files["test"] == splits.files["test"]
+
+
+def test_what_chooses_the_step_is_left_out_of_what_test_is_carved_from(tmp_path):
+    train, dev = (write_rows(tmp_path / f"{name}.jsonl", rows) for name, rows in (("train", ROWS), ("dev", ROWS[:30])))
+    splits = read(train, dev=dev).splits
+    assert [len(splits.train) + len(splits.test), len(splits.dev)] == [60, 30]
+    assert not {example.texts for example in splits.dev} & {example.texts for example in (*splits.train, *splits.test)}
+    assert splits.notes[0] == "30 of 90 train texts are also in dev, and left out"
 
 
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
@@ -677,6 +685,7 @@ def test_splits_and_class_names_of_a_data_set_of_the_hub_are_used(client):
     assert notes == [
         f"someone/my.reviews at {client.commits['main']}",
         "5 of 35 test texts are also in train",
+        "10 of 35 test texts are also in dev",
     ]
     assert client.results["again"] == client.results["main"]
 

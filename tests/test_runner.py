@@ -4,22 +4,32 @@ import importlib.util
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import ElectraConfig, ElectraForPreTraining, pipeline
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraForPreTraining,
+    pipeline,
+    set_seed,
+)
 
 from kcelectra.errors import InputError
+from kcelectra.finetuning import runner
 from kcelectra.finetuning.protocols import PROTOCOLS
 from kcelectra.finetuning.results import append_result, read_results
 from kcelectra.finetuning.runner import _test, finetune, load_head
 from kcelectra.finetuning.sources import read_examples
 from kcelectra.finetuning.tasks import TASKS
-from kcelectra.finetuning.training import EvaluationSplit, group_by_layer
+from kcelectra.finetuning.training import EvaluationSplit, group_by_layer, train
 from kcelectra.tokenization import save_tokenizer
 from kcelectra.tokenization.loading import as_bert_tokenizer
 from kcelectra.tokenization.vocabulary import SPECIAL_TOKENS
@@ -140,7 +150,8 @@ def test_the_model_that_is_kept_and_reported_is_the_best_and_not_the_last(model_
     row = finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path / "out", **options)
     assert row["best_step"] < row["num_steps"]
     assert row["metrics"]["accuracy"] < 0.9 < row["last_metrics"]["accuracy"]
-    head, model = load_head(TASKS["nsmc"], tmp_path / "out")
+    head, _ = load_head(TASKS["nsmc"], tmp_path / "out")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     test = list(read_examples(TASKS["nsmc"], data_dir / "nsmc/ratings_test.txt"))
     assert EvaluationSplit(TASKS["nsmc"], head, test).evaluate(model)[0] == row["metrics"]
 
@@ -242,6 +253,58 @@ def test_a_model_that_was_saved_in_half_precision_is_trained_in_single(model_dir
     for task in ("nsmc", "korsts", "naver-ner", "korquad"):
         _, model = load_head(TASKS[task], tmp_path / "half")
         assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_the_head_of_a_fine_tuned_model_is_made_anew(run):
+    _, output_dir, _ = run
+    saved = load_file(output_dir / "model.safetensors")
+    heads = []
+    for task, seed in [("nsmc", 0), ("nsmc", 0), ("nsmc", 1), ("question-pair", 0), ("unsmile", 0)]:
+        set_seed(seed)
+        _, model = load_head(TASKS[task], output_dir)
+        state = model.state_dict()
+        assert all(torch.equal(value, saved[name]) for name, value in state.items() if name.startswith("electra."))
+        heads.append(state["classifier.dense.weight"])
+        assert not torch.equal(heads[-1], saved["classifier.dense.weight"])
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+
+
+def test_a_model_whose_weights_have_other_names_is_refused(model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "renamed")
+    file = tmp_path / "renamed/model.safetensors"
+    save_file({f"model.{name}": value for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
+    with pytest.raises(
+        InputError, match=r"renamed lacks \d+ weights of its encoder, such as electra\..*; export it again"
+    ):
+        load_head(TASKS["nsmc"], tmp_path / "renamed")
+
+
+def test_a_model_without_token_types_is_refused(model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "distil")
+    DistilBertModel(DistilBertConfig(vocab_size=100, dim=16, hidden_dim=32, n_layers=1, n_heads=2)).save_pretrained(
+        tmp_path / "distil"
+    )
+    with pytest.raises(InputError, match="is a distilbert without token types; give an ELECTRA or BERT model"):
+        load_head(TASKS["nsmc"], tmp_path / "distil")
+
+
+@pytest.mark.parametrize("task, least", [("nsmc", 3), ("korsts", 5)])
+def test_a_row_without_room_for_a_text_is_refused(model_dir, data_dir, tmp_path, task, least):
+    with pytest.raises(InputError, match=f"max_length {least - 1} has no room for a text; give at least {least}"):
+        finetune(model_dir, task, data_dir=data_dir, output_dir=tmp_path, max_length=least - 1)
+
+
+def test_the_same_weights_under_two_paths_are_trained_once_at_a_time(model_dir, data_dir, tmp_path, monkeypatch):
+    shutil.copytree(model_dir, tmp_path / "copy")
+    runs = []
+    monkeypatch.setattr(
+        runner, "train", lambda *args, **options: runs.append(options["seed"]) or train(*args, **options)
+    )
+    options = {"data_dir": data_dir, "num_epochs": 1, "max_train": 8, "max_eval": 4}
+    options |= {"output_dir": tmp_path / "{key}", "results_file": tmp_path / "results.jsonl"}
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda path: finetune(path, "nsmc", **options), [model_dir, tmp_path / "copy"])
+    assert one == other and runs == [0] and len(read_results(tmp_path / "results.jsonl")) == 1
 
 
 def test_a_line_that_was_cut_is_no_row_and_is_cut_off(tmp_path):

@@ -147,6 +147,12 @@ def test_jobs_come_seed_by_seed_and_names_stand_for_several_tasks():
             plan_jobs(*given)
 
 
+@pytest.mark.parametrize("seed", [-1, 1 << 32])
+def test_a_seed_that_is_none_is_refused(seed):
+    with pytest.raises(InputError, match=f"--seeds {seed}: give numbers from 0 to 4294967295"):
+        plan_jobs([Model("a")], ["nsmc"], [0, seed])
+
+
 def test_a_model_may_be_a_path_or_a_revision_of_the_hub(tmp_path):
     (tmp_path / "with@sign").mkdir()
     assert parse_model(str(tmp_path / "with@sign")) == Model(str(tmp_path / "with@sign"))

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -169,14 +169,11 @@ def _split(tables: dict[str, Table], labels: _Labels, source: str, notes: list[s
             raise InputError(
                 f"{other} and {split} are the same data; a score on it says nothing: give another {split}"
             )
+    rows = {split: list(table.rows) for split, table in tables.items()}
+    notes += _part(rows)
     parts: dict[str, list[Example]] = {
-        split: [LabelledTexts(row.texts, labels.parse(row)) for row in table.rows] for split, table in tables.items()
+        split: [LabelledTexts(row.texts, labels.parse(row)) for row in given] for split, given in rows.items()
     }
-    if "test" in tables:
-        learnt = {row.texts for row in tables["train"].rows}
-        num_known = sum(row.texts in learnt for row in tables["test"].rows)
-        if num_known:
-            notes.append(f"{num_known} of {len(parts['test'])} test texts are also in train")
     carved_from = "train"
     for split, salt in (("test", b"test"), ("dev", b"")):  # with one salt dev would be empty
         if split not in parts:
@@ -190,6 +187,19 @@ def _split(tables: dict[str, Table], labels: _Labels, source: str, notes: list[s
                 f"{source}: {num_rows} rows are too few, {split} has none; give more, or a file for {split}"
             )
     return Splits(parts["train"], parts["dev"], parts["test"], hashes, notes)
+
+
+def _part(rows: dict[str, list[Row]]) -> Iterator[str]:
+    """Leave out of train what is in dev, where test is to be carved from it; note the texts that splits share."""
+    if "dev" in rows and "test" not in rows:  # else what chose the step would be reported
+        num_rows, in_dev = len(rows["train"]), {row.texts for row in rows["dev"]}
+        rows["train"] = [row for row in rows["train"] if row.texts not in in_dev]
+        if num_known := num_rows - len(rows["train"]):
+            yield f"{num_known} of {num_rows} train texts are also in dev, and left out"
+    for split, other in (("test", "train"), ("test", "dev"), ("dev", "train")):
+        texts = {row.texts for row in rows.get(other, ())}
+        if num_known := sum(row.texts in texts for row in rows.get(split, ())):
+            yield f"{num_known} of {len(rows[split])} {split} texts are also in {other}"
 
 
 # labels

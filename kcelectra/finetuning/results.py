@@ -4,7 +4,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from kcelectra.errors import InputError
 from kcelectra.manifest import to_json
 
 RESULTS_FILE = "results.jsonl"
+LOCKS_DIR = ".jobs"
 
 
 def hash_row(row: Mapping[str, Any]) -> str:
@@ -19,6 +21,15 @@ def hash_row(row: Mapping[str, Any]) -> str:
     names = ["task", "columns", "labels", "seed", "protocol", "settings", "num_examples"]
     names += ["weights_sha256", "tokenizer_sha256", "data_sha256"]
     return hashlib.sha256(json.dumps({name: row[name] for name in names}, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for who else holds a lock, and hold it; that of a process that was killed is free at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def append_result(path: Path, row: dict[str, Any]) -> dict[str, Any]:

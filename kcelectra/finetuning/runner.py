@@ -19,7 +19,7 @@ from kcelectra.finetuning.metrics import is_collapsed, majority_share
 from kcelectra.finetuning.original import keep_learnable, make_original_head
 from kcelectra.finetuning.own_data import TaskData
 from kcelectra.finetuning.protocols import PROTOCOLS, Protocol, Settings, find_protocol
-from kcelectra.finetuning.results import RESULTS_FILE, append_result, hash_row, read_results
+from kcelectra.finetuning.results import LOCKS_DIR, RESULTS_FILE, append_result, hash_row, locked, read_results
 from kcelectra.finetuning.sequence import SequenceHead
 from kcelectra.finetuning.sources import LabelledTexts, Span, Splits, TaggedWords, read_splits
 from kcelectra.finetuning.spans import SpansHead
@@ -157,17 +157,40 @@ def finetune(
     output_dir = Path(str(output_dir).replace("{key}", row["key"][:12]))
     results = Path(results_file or output_dir / RESULTS_FILE)
     row["predictions"] = os.path.relpath(output_dir / PREDICTIONS_FILE, results.parent)
-    for earlier in read_results(results):
-        if earlier["key"] == row["key"]:
-            return earlier
-        if earlier.get("predictions") == row["predictions"]:
-            raise InputError(f"{output_dir} holds another run of {results}; give another output_dir")
-    start, commit = time.monotonic(), find_commit()  # of the code that runs: there may be another one at the end
+    with locked(results.parent / LOCKS_DIR / row["key"]):  # the same weights may be known by two paths
+        for earlier in read_results(results):
+            if earlier["key"] == row["key"]:
+                return earlier
+            if earlier.get("predictions") == row["predictions"]:
+                raise InputError(f"{output_dir} holds another run of {results}; give another output_dir")
+        start, commit = time.monotonic(), find_commit()  # of the code that runs: there may be another one at the end
+        row |= _run(row, network, head, entry, splits, settings, output_dir=output_dir, disable_tqdm=disable_tqdm)
+        row |= {
+            "seconds": round(time.monotonic() - start, 1),
+            "versions": {package: version(package) for package in PACKAGES},
+            "commit": commit,
+        }
+        return append_result(results, row)
+
+
+def _run(
+    row: dict[str, Any],
+    network: PreTrainedModel,
+    head: Head,
+    task: Task,
+    splits: Splits,
+    settings: Settings,
+    *,
+    output_dir: Path,
+    disable_tqdm: bool,
+) -> dict[str, Any]:
+    """Train, test, and save the model and what it predicts; return the scores."""
+    chosen = find_protocol(row["protocol"])
     pads = chosen.is_original
-    tested = EvaluationSplit(entry, head, splits.test, pads_to_max=pads)
-    others = {"dev": EvaluationSplit(entry, head, splits.dev, pads_to_max=pads)} if splits.dev else {}
+    tested = EvaluationSplit(task, head, splits.test, pads_to_max=pads)
+    others = {"dev": EvaluationSplit(task, head, splits.dev, pads_to_max=pads)} if splits.dev else {}
     chosen_on = tested if chosen.selected_on == "test" else others.pop("dev")
-    name = f"{model}, {entry.name}, seed {seed}, {chosen.selected_on}"
+    name = f"{row['model']}, {task.name}, seed {row['seed']}, {chosen.selected_on}"
     watcher = Watcher(name, chosen_on, settings, others)
     num_steps = train(
         network,
@@ -175,22 +198,16 @@ def finetune(
         keep_learnable(splits.train) if chosen.is_original else splits.train,
         settings,
         output_dir=str(output_dir),
-        seed=seed,
+        seed=row["seed"],
         pads_to_max=pads,
         watcher=watcher,
         disable_tqdm=disable_tqdm,
     )
     scores, predictions = _test(network, tested, watcher, num_steps)
-    row |= {
-        **scores,
-        "seconds": round(time.monotonic() - start, 1),
-        "versions": {package: version(package) for package in PACKAGES},
-        "commit": commit,
-    }
     network.save_pretrained(output_dir)
     save_tokenizer(head.tokenizer, output_dir)
     _write_predictions(output_dir / PREDICTIONS_FILE, tested, predictions)
-    return append_result(results, row)
+    return scores
 
 
 def _read(
@@ -293,15 +310,43 @@ def load_head(
             config.num_labels = 1
         if isinstance(head, SequenceHead):
             config.problem_type = head.problem_type
-        # float32 whatever was saved: in half precision most updates are rounded away
-        return head, head.auto_class.from_pretrained(str(model), revision=revision, config=config, dtype=torch.float32)
+        if getattr(config, "type_vocab_size", 0) < 2:
+            raise InputError(f"{model} is a {config.model_type} without token types; give an ELECTRA or BERT model")
+        network, report = head.auto_class.from_pretrained(
+            str(model),
+            revision=revision,
+            config=config,
+            dtype=torch.float32,  # whatever was saved: in half precision most updates are rounded away
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     except InputError:
         raise
     except (OSError, ValueError) as error:
         raise InputError(
-            f"cannot load the model {model}: {error}; give a directory such as out/smoke/export/discriminator, or an "
-            "id of the Hub and its --revision"
+            f"cannot load the model {model}: {error}; give a directory such as out/smoke/export/discriminator, or "
+            "OWNER/NAME@REVISION of the Hub"
         ) from error
+    _renew_head(network, model, {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    return head, network
+
+
+def _renew_head(network: PreTrainedModel, model: str | Path, new: set[str]) -> None:
+    """See that all of the encoder was in the file, and give a head that was there too new weights.
+
+    Args:
+        network: as it was loaded.
+        model: where it came from.
+        new: names of the weights that were not in the file.
+    """
+    encoder = f"{network.base_model_prefix}."
+    lost = sorted(name for name in new if name.startswith(encoder) and not name.startswith(f"{encoder}pooler."))
+    if lost:
+        raise InputError(f"{model} lacks {len(lost)} weights of its encoder, such as {lost[0]}; export it again")
+    kept = [name for name in network.state_dict() if not name.startswith(encoder) and name not in new]
+    if kept:
+        fresh = type(network)(network.config).state_dict()
+        network.load_state_dict({name: fresh[name] for name in kept}, strict=False)
 
 
 def make_head(task: Task, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Head:

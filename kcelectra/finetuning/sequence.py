@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
+from kcelectra.errors import InputError
 from kcelectra.finetuning.sources import LabelledTexts
 
 
@@ -36,10 +37,17 @@ class SequenceHead:
         return "multi_label_classification" if self.is_multi_label else "single_label_classification"
 
     def encode(self, examples: Sequence[LabelledTexts]) -> list[dict[str, Any]]:
-        """Return a feature an example: `input_ids`, `token_type_ids`, `labels`, and `example`, its number."""
+        """Return a feature an example: `input_ids`, `token_type_ids`, `labels`, and `example`, its number.
+
+        Raises:
+            InputError: a row has no room for a token of each text.
+        """
         if not examples:
             return []
-        columns = zip(*(example.texts for example in examples), strict=True)
+        columns = list(zip(*(example.texts for example in examples), strict=True))
+        least = self.tokenizer.num_special_tokens_to_add(pair=len(columns) > 1) + len(columns)
+        if self.max_length < least:  # below the special tokens, the tokenizer would cut nothing
+            raise InputError(f"max_length {self.max_length} has no room for a text; give at least {least}")
         encoded = self.tokenizer(
             *map(list, columns), truncation=True, max_length=self.max_length, split_special_tokens=True
         )

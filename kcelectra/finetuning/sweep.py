@@ -9,19 +9,19 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import patch_environment
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
 from kcelectra.finetuning.own_data import TaskData
-from kcelectra.finetuning.results import RESULTS_FILE, describe_row, read_results
+from kcelectra.finetuning.results import LOCKS_DIR, RESULTS_FILE, describe_row, read_results
 from kcelectra.finetuning.runner import finetune
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.hub import split_revision
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 #: What follows the pretraining of a model closely and cheaply; the others are saturated or noise (kcelectra.md 2.2).
 PROXY_TASKS = ("korsts", "nsmc", "korquad")
-JOBS_DIR = ".jobs"
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
@@ -108,7 +107,7 @@ class Sweep:
     def path_of(self, job: Job) -> Path:
         """Return the file that is locked by who does a job."""
         digest = hashlib.sha256(repr((self.data_dir, self.protocol, self.options, job)).encode()).hexdigest()
-        return Path(self.output_dir, JOBS_DIR, f"{digest[:16]}.json")
+        return Path(self.output_dir, LOCKS_DIR, f"{digest[:16]}.json")
 
 
 def log_rows() -> None:
@@ -136,11 +135,13 @@ def plan_jobs(
         reruns_collapsed: give each run another seed, for if it collapses; its row stays.
 
     Raises:
-        InputError: there is nothing to run.
+        InputError: there is nothing to run, or a seed is none.
     """
     names = dict.fromkeys(
         name for task in tasks for name in {"all": tuple(TASKS), "proxy": PROXY_TASKS}.get(task, (task,))
     )
+    if wrong := [seed for seed in seeds if not 0 <= seed < 1 << 32]:
+        raise InputError(f"--seeds {wrong[0]}: give numbers from 0 to {(1 << 32) - 1}")
     if not (models and names and seeds):
         raise InputError("nothing to run; give a model, a task and a seed, or more")
     return [
@@ -172,7 +173,7 @@ def run_sweep(sweep: Sweep, jobs: Sequence[Job], *, num_workers: int | None = No
     num_devices = torch.cuda.device_count()
     num_workers = num_workers or max(1, num_devices)
     token = uuid.uuid4().hex
-    Path(sweep.output_dir, JOBS_DIR).mkdir(parents=True, exist_ok=True)
+    Path(sweep.output_dir, LOCKS_DIR).mkdir(parents=True, exist_ok=True)
     if num_workers > 1 or num_devices > 1:
         _run_in_processes(sweep, jobs, token, num_workers=num_workers, num_devices=num_devices)
     outcomes = _do_jobs(sweep, jobs, token)  # all, or those of a worker that was killed
@@ -197,7 +198,7 @@ def _run_in_processes(sweep: Sweep, jobs: Sequence[Job], token: str, *, num_work
     ]
     try:
         for number, process in enumerate(processes):
-            with _environment(DEVICES, devices[number % len(devices)]):
+            with patch_environment(**{DEVICES: devices[number % len(devices)]}):
                 process.start()
         for process in processes:
             process.join()
@@ -254,16 +255,3 @@ def _read_outcome(text: str, token: str) -> dict[str, Any] | None:
     except ValueError:  # nothing yet, or cut
         return None
     return outcome if outcome["sweep"] == token else None
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """Set a variable for the processes that are started meanwhile."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
