@@ -34,9 +34,10 @@ from kcelectra.pretraining.export import export_model
 from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.release import model_card
-from kcelectra.release.card_scores import draw_scores, read_model_scores
+from kcelectra.release.card_scores import _describe_command, _rename, draw_scores, read_model_scores
 from kcelectra.release.model_card import EFFECTIVE, write_model_card
 from kcelectra.release.predictions import show
+from kcelectra.release.publish import release_model
 from kcelectra.release.published import read_published
 from kcelectra.release.published_card import FACTS_FILE, render_published_card, write_published_cards
 from kcelectra.release.run_facts import read_run
@@ -933,6 +934,60 @@ def test_nothing_of_this_machine_and_no_token_is_in_any_file(
     assert "--dataset comments" in files["README.md"].read_text("utf-8")
 
 
+def test_rows_of_other_models_are_not_pushed(trained, results, tmp_path):
+    export = Path(shutil.copytree(trained.run_dir, tmp_path / "run")) / "export"
+    (export / "manifest.json").unlink()
+    write_manifest(export)
+    release = release_model(tmp_path / "run", tmp_path / "staging", repo_id=REPO, license="mit", results_file=results)
+    rows = [json.loads(line) for line in release.files["results.jsonl"].splitlines()]
+    assert len(rows) == 8 and {row["weights_sha256"] for row in rows} == {trained.identity["weights_sha256"]}
+
+
+def test_a_plot_names_no_directory(tmp_path):
+    runs = [
+        run
+        for step, weights in ((100, "a"), (200, "b"))
+        for run in make_runs(
+            [15], model=f"/mnt/secret-owner/exports/checkpoint-{step}", step=step, weights_sha256=weights
+        )
+    ]
+    groups = [_rename(group, REPO) for group in read_groups(write_results(tmp_path, runs))]
+    assert [group.family for group in groups] == [f"{REPO}, step N"] * 2
+
+
+def test_the_command_names_the_files_that_are_not_those_of_their_split(tmp_path):
+    files = {name: digest for name, digest in TASKS["kmhas"].sha256.items()}
+    lines = make_lines([[1.0] * 9], [[1] * 9])
+    digests = {"train": files["kmhas_valid.txt"], "test": files["kmhas_test.txt"]}
+    (group,) = read_groups(write_results(tmp_path, [(make_row("kmhas", 0, lines, data_sha256=digests), lines)]))
+    assert "--task kmhas --data_dir data --train_file data/hate_speech/kmhas/kmhas_valid.txt --protocol" in (
+        _describe_command(group, REPO)
+    )
+
+
+@pytest.mark.parametrize(
+    ("hashed", "notes", "expected"),
+    [
+        (("train",), [], "--data FILE --text text --label label --labels b a --name mine"),
+        (
+            ("train", "dev", "test"),
+            [],
+            "--data FILE --text text --label label --labels b a --dev_file FILE --test_file FILE --name mine",
+        ),
+        (
+            ("train", "test"),
+            [f"someone/reviews at {'0a' * 20}"],
+            f"--data someone/reviews --data_revision {'0a' * 20} --text text --label label --labels b a --name mine",
+        ),
+    ],
+)
+def test_the_command_of_own_data_has_all_that_split_and_numbered_it(tmp_path, hashed, notes, expected):
+    changes = {"task": "mine", "labels": ["b", "a"], "notes": notes, "data_sha256": dict.fromkeys(hashed, "1" * 64)}
+    ((row, lines),) = make_runs([15])
+    (group,) = read_groups(write_results(tmp_path, [(row | changes, lines)]))
+    assert expected in _describe_command(group, REPO)
+
+
 def test_hostile_text_is_text_and_nothing_else(write_card, run_dir, trained, tmp_path, full):
     markdown = pytest.importorskip("markdown_it", reason="renders the card")
     edit(run_dir / "run.yaml", **{"dataset": HOSTILE, "size": HOSTILE, HOSTILE: [HOSTILE]})
@@ -1038,6 +1093,18 @@ def test_the_index_has_each_card_and_the_scores_of_our_own():
         card = (ROOT / "hub_cards" / name / "README.md").read_text(encoding="utf-8")
         measured = re.search(r"\| nsmc \| accuracy \| ([\d.]+(?: ± [\d.]+)?) \[", card)
         assert score.split(",")[0] == measured[1]
+
+
+@pytest.mark.parametrize("directory", WEIGHTS, ids=lambda path: path.name)
+def test_what_the_hub_shows_beside_others_is_committed_with_the_card(directory):
+    header = yaml.safe_load((directory / "README.md").read_text("utf-8").split("---\n")[1])
+    scores = {
+        result["dataset"]["name"]: result["metrics"][0]["value"]
+        for result in header["model-index"][0]["results"]
+        if "/" in result["dataset"]["type"]
+    }
+    files = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in (directory / ".eval_results").iterdir()}
+    assert {task: entry["value"] for task, (entry,) in files.items()} == scores and "nsmc" in scores
 
 
 # the published models

@@ -16,10 +16,11 @@ import pytest
 from hub import HubServer, run_client
 from transformers import AutoTokenizer
 
-from kcelectra.corpus.build import CorpusArguments, plan_corpus
+from kcelectra.corpus.build import CorpusArguments, build_corpus, plan_corpus
 from kcelectra.corpus.cleaning import clean
 from kcelectra.corpus.shards import STEPS, count_tasks
 from kcelectra.manifest import read_manifest, seal_manifest
+from kcelectra.release.publish import release_corpus
 from kcelectra.tokenization import train_tokenizer
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "publish.py"
@@ -369,6 +370,15 @@ def test_a_push_with_fewer_shards_removes_the_old_ones_in_the_same_commit(later,
     assert mine[1]["deleted"] == [f"train-{i:05d}-of-00003.parquet" for i in range(3)]
     assert set(shards) < set(mine[1]["added"])
     assert {name for name in later.files if name.endswith(".parquet")} == set(shards)
+
+
+def test_a_picture_that_only_lies_there_is_not_pushed(tmp_path):
+    (tmp_path / "comments.txt").write_text("".join(f"이 영화 정말 재밌다 {i}\n" for i in range(20)), encoding="utf-8")
+    build_corpus(str(tmp_path / "comments.txt"), tmp_path / "corpus", num_workers=1)
+    (tmp_path / "corpus" / "plots").mkdir(exist_ok=True)
+    (tmp_path / "corpus" / "plots" / "passport.png").write_bytes(b"\x89PNG")
+    files = release_corpus(tmp_path / "corpus", repo_id="someone/comments", license="mit").files
+    assert sorted(name for name in files if name.startswith("plots/")) == ["plots/lengths.png", "plots/rules.png"]
 
 
 def test_a_private_dataset_is_created_private(hub, later):

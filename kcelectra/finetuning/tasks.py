@@ -30,6 +30,7 @@ class Task:
         citation: authors (year), title, venue.
         hub_id: of the same data on the Hub; None where none was found. Some hold a loading script alone, which
             datasets no longer runs.
+        hub_split: the split there that is test here.
         sha256: of the official files that could be had, by name.
     """
 
@@ -51,6 +52,7 @@ class Task:
     is_multi_label: bool = False
     citation: str = ""
     hub_id: str | None = None
+    hub_split: str = "test"
     sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -176,7 +178,7 @@ TASKS = {
             labels=None, metric="answer_match", selected_by="f1",
             max_length=512, batch_size=16, num_epochs=5, learning_rate=5e-5,
             licence="CC-BY-ND-2.0-KR", source="https://korquad.github.io/KorQuad%201.0/",
-            hub_id="KorQuAD/squad_kor_v1",
+            hub_id="KorQuAD/squad_kor_v1", hub_split="validation",
             citation="Lim, Kim and Lee (2019), KorQuAD1.0: Korean QA Dataset for Machine Reading Comprehension, "
             "arXiv:1909.07005",
             sha256={"KorQuAD_v1.0_dev.json": "25ffeb51e6c51ec02c071b60a10188e10005c144110f0d876b26079d80a35bdf"},
@@ -202,7 +204,7 @@ TASKS = {
             labels=_UNSMILE, is_multi_label=True, metric="multi_label", selected_by="lrap",
             max_length=128, batch_size=32, num_epochs=10, learning_rate=5e-5,
             licence="CC-BY-NC-ND-4.0", source="https://github.com/smilegate-ai/korean_unsmile_dataset",
-            hub_id="smilegate-ai/kor_unsmile",
+            hub_id="smilegate-ai/kor_unsmile", hub_split="valid",
             citation="Kang, Kwon, Lee, Nam, Song and Suh (2022), Korean Online Hate Speech Dataset for Multilabel "
             "Classification: How Can Social Science Improve Dataset on Hate Speech?, arXiv:2204.03262",
             sha256={

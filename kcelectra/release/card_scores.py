@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,15 @@ from kcelectra.finetuning.tasks import TASKS
 from kcelectra.manifest import write_atomically
 from kcelectra.release.predictions import show
 from kcelectra.release.score_plots import Picture, draw_curves, draw_steps
-from kcelectra.release.scores import BOTH, Group, columns_of, list_footnotes, mark, read_groups
+from kcelectra.release.scores import (
+    Group,
+    columns_of,
+    describe_interval,
+    describe_score,
+    list_footnotes,
+    mark,
+    read_groups,
+)
 from kcelectra.tokenization.loading import tokens_by_id
 from kcelectra.tokenization.vocabulary import hash_vocabulary
 
@@ -27,6 +35,7 @@ EVAL_RESULTS_DIR = ".eval_results"
 HUB_TASKS = {"entity_f1": "token-classification", "answer_match": "question-answering"}
 NOT_OFFICIAL = ", not the official test split as a whole"
 _HASH = re.compile(r" #[0-9a-f]{6}$")
+_HUB_DATA = re.compile("(.+) at ([0-9a-f]{40})")  # what the notes of own data say
 _CAPPED = re.compile(r"only the first ([\d,]+) of [\d,]+ of (train|dev|test)")
 
 
@@ -65,19 +74,24 @@ def read_model_scores(results_file: str | Path, model_dir: str | Path) -> tuple[
     return [replace(group, column=names[group.column]) for group in ordered], family
 
 
+def is_row_of(groups: Sequence[Group], row: Mapping[str, Any]) -> bool:
+    """Tell whether a row of results is of the weights and the tokenizer of a group."""
+    return any(all(row[key] == group.first[key] for key in ("weights_sha256", "tokenizer_sha256")) for group in groups)
+
+
 def tabulate_model(groups: Sequence[Group], repo_id: str) -> ScoreTable:
     """Return the table of a model's scores, in percent, and the commands, for which it lies at `repo_id`."""
     rows, footnotes, commands = [], list[str](), []
     for group in groups:
         first, one = group.first, group.summary
         facts = {key: first[key] for key in ("task", "protocol", "selected_on")} | {"num_seeds": one.num_seeds}
-        facts["marks"] = mark(footnotes, [*group.caveats, *_find_limits(group)]).strip()
+        facts["marks"] = mark(footnotes, [*group.caveats, *group.limits]).strip()
         names = [name for name in first["metrics"] if not name.startswith("num_")]  # which are counts
         for name in sorted(names, key=lambda name: name != first["selected_by"]):
-            score = _show_score(*group.measure(name))
-            if name == first["selected_by"] and one.low is not None and one.high is not None:
-                score += f" [{100 * one.low:.2f}, {100 * one.high:.2f}]"
-            rows.append({**facts, "name": name, "score": score})
+            score = describe_score(name, *group.measure(name))
+            if name == first["selected_by"]:
+                score += f" {describe_interval(one)}"
+            rows.append({**facts, "name": name, "score": score.strip()})
         files = ", ".join(f"{split} {digest[:12]}" for split, digest in first["data_sha256"].items())
         commands.append((show(f"{group.column}; sha256 of the files: {files}"), _describe_command(group, repo_id)))
     return ScoreTable(rows, list_footnotes(footnotes), commands)
@@ -102,7 +116,7 @@ def list_eval_results(groups: Sequence[Group]) -> list[EvalResult]:
             task_type=HUB_TASKS.get(group.first["metric"], "text-classification"),
             dataset_type=_hub_id(group) or show(group.first["task"]),
             dataset_name=show(group.first["task"]) + ("" if _is_official(group) else NOT_OFFICIAL),
-            dataset_split="test",
+            dataset_split=TASKS[group.first["task"]].hub_split if _hub_id(group) else "test",
             metric_type=group.first["selected_by"],
             metric_value=round(100 * group.summary.mean, 2),
             metric_name=show(f"{group.first['selected_by']}, {_describe_mean(group)}"),
@@ -164,22 +178,11 @@ def _describe_mean(group: Group) -> str:
     return ", ".join([*parts, f"protocol {first['protocol']}", f"step chosen on {first['selected_on']}"])
 
 
-def _show_score(mean: float | None, deviation: float | None) -> str:
-    return f"{100 * (mean or 0):.2f}" if deviation is None else f"{100 * (mean or 0):.2f} ± {100 * deviation:.2f}"
-
-
-def _find_limits(group: Group) -> Iterator[str]:
-    covers = group.summary.covers
-    if covers == "nothing":
-        yield "no interval: one seed, and no predictions"
-    elif covers != BOTH:
-        yield f"the interval is over {covers} alone"
-
-
 def _rename(group: Group, repo_id: str) -> Group:
     """Return a group under the name of the release: its own may be a path of this machine."""
     step = group.first["step"]
-    return replace(group, model=repo_id if step is None else f"{repo_id}, step {step}")
+    rows = [row | {"model": repo_id, "revision": None} for row in group.rows]
+    return replace(group, model=repo_id if step is None else f"{repo_id}, step {step}", rows=rows)
 
 
 def _describe_command(group: Group, repo_id: str) -> str:
@@ -200,8 +203,19 @@ def _describe_command(group: Group, repo_id: str) -> str:
 
 def _describe_data(row: dict[str, Any]) -> list[str]:
     if row["task"] in TASKS:
-        return ["--task", row["task"], "--data_dir", "data"]
+        task = TASKS[row["task"]]
+        words = ["--task", task.name, "--data_dir", "data"]
+        names = {digest: name for name, digest in task.sha256.items()}
+        used = {split: names[digest] for split, digest in row["data_sha256"].items() if digest in names}
+        for split, name in used.items():
+            words += [] if name in task.files[split] else [f"--{split}_file", f"data/{task.directory}/{name}"]
+        return words
     columns, labels = row["columns"] or ["TEXT", "LABEL"], row["labels"] or []
-    num_texts = len(columns) - (len(labels) if columns[-len(labels) :] == labels else 1)
-    words = ["--data", "FILE", "--text", *columns[:num_texts], "--label", *columns[num_texts:]]
+    num_labels = len(labels) if columns[-len(labels) :] == labels else 1
+    source = next(filter(None, map(_HUB_DATA.fullmatch, row["notes"])), None)
+    words = ["--data", source[1], "--data_revision", source[2]] if source else ["--data", "FILE"]
+    words += ["--text", *columns[:-num_labels], "--label", *columns[-num_labels:]]
+    words += ["--labels", *labels] if labels and num_labels == 1 else []
+    for split in ("dev", "test") if source is None else ():
+        words += [f"--{split}_file", "FILE"] if split in row["data_sha256"] else []
     return [*map(str, words), "--name", row["task"]]

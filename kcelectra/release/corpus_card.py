@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from kcelectra.manifest import verify_manifest, write_atomically
 
 CARD = "README.md"
-PLOTS_DIR = "plots"
+PLOTS_DIR, PLOTS = "plots", ("lengths.png", "rules.png")
 SIZES = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6, "1M<n<10M": 1e7, "10M<n<100M": 1e8}
 SIZES |= {"100M<n<1B": 1e9}
 DEDUP = {
@@ -164,7 +164,7 @@ def draw_corpus_plots(manifest: dict[str, Any], output_dir: Path) -> list[Path]:
     axes.margins(x=0.25)
     axes.set(title="Comments changed or dropped", xlabel="% of the comments read")
     axes.spines[["top", "right"]].set_visible(False)
-    paths = [output_dir / "lengths.png", output_dir / "rules.png"]
+    paths = [output_dir / name for name in PLOTS]
     for figure, path in zip((lengths, rules), paths, strict=True):
         figure.savefig(path)
     return paths

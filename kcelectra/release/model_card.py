@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
 from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer
 
 from kcelectra.errors import InputError
+from kcelectra.hub import check_repo_id
 from kcelectra.manifest import write_atomically
 from kcelectra.release.card_scores import (
     EVAL_RESULTS_DIR,
@@ -222,12 +221,7 @@ def render(template: Path, **facts: Any) -> str:
 
 
 def _check_ids(repo_id: str, license: str) -> None:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise InputError(f"repo_id {repo_id!r}: {error}; give OWNER/NAME") from error
-    if repo_id.count("/") != 1:
-        raise InputError(f"repo_id {repo_id!r} has no owner; give OWNER/NAME")
+    check_repo_id(repo_id)
     if not _LICENSE.fullmatch(license):
         raise InputError(f"license {license!r} is no id of the Hub; give one such as mit, cc-by-sa-4.0 or other")
 

@@ -14,7 +14,7 @@ from kcelectra.finetuning.results import RESULTS_FILE, read_results
 from kcelectra.hub import MODEL_FILES, model_files
 from kcelectra.manifest import MANIFEST, seal_manifest, to_json, verify_manifest
 from kcelectra.outgoing import check_files
-from kcelectra.release.corpus_card import CARD, PLOTS_DIR, write_corpus_card
+from kcelectra.release.corpus_card import CARD, PLOTS, PLOTS_DIR, write_corpus_card
 
 EXPORT_DIR, HISTORY_FILE = "export", "report/history.json"
 SHARDS = "train-*.parquet"
@@ -56,7 +56,7 @@ def release_corpus(corpus_dir: str | Path, *, repo_id: str, license: str) -> Rel
     manifest = _verify(corpus_dir, "corpus")
     card = write_corpus_card(corpus_dir, repo_id=repo_id, license=license)
     files = _listed(corpus_dir, manifest) | {CARD: card}
-    files |= {f"{PLOTS_DIR}/{plot.name}": plot for plot in sorted((corpus_dir / PLOTS_DIR).glob("*.png"))}
+    files |= {f"{PLOTS_DIR}/{name}": corpus_dir / PLOTS_DIR / name for name in PLOTS}
     return Release(files, (corpus_dir,), "dataset", (SHARDS, f"{PLOTS_DIR}/*"), "Add the corpus and its card")
 
 
@@ -132,7 +132,9 @@ def release_model(
     Raises:
         InputError: the export is not whole, the run has no report, or the card cannot be made.
     """
-    from kcelectra.release.model_card import write_model_card  # torch and the tasks, which a corpus does without
+    # torch and the tasks, which a corpus does without
+    from kcelectra.release.card_scores import is_row_of, read_model_scores
+    from kcelectra.release.model_card import write_model_card
 
     run_dir = Path(run_dir)
     files = model_files(run_dir / EXPORT_DIR)
@@ -157,8 +159,9 @@ def release_model(
     files |= {path.relative_to(staging_dir).as_posix(): path for path in card}
     files["history.json"] = history
     if results_file is not None:
-        rows = [to_json(_without_paths(row)) for row in read_results(results_file)]
-        files[RESULTS_FILE] = "".join(f"{row}\n" for row in rows).encode()
+        own, family = read_model_scores(results_file, staging_dir)  # rows of other models stay here
+        rows = [row for row in read_results(results_file) if is_row_of([*own, *family], row)]
+        files[RESULTS_FILE] = "".join(f"{to_json(_without_paths(row))}\n" for row in rows).encode()
     return Release(files, (run_dir, staging_dir), "model", MODEL_FILES, "Add the model and its card")
 
 

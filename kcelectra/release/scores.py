@@ -83,6 +83,13 @@ class Group:
         return summarize(self.runs, metric=self.first["metric"], score=self.first["selected_by"])
 
     @property
+    def limits(self) -> list[str]:
+        """What its interval does not cover."""
+        covers = self.summary.covers
+        limits = {BOTH: [], "nothing": ["no interval: one seed, and no predictions"]}
+        return limits.get(covers, [f"the interval is over {covers} alone"])
+
+    @property
     def family(self) -> str:
         """The name without the step: what the checkpoints of one pretraining run have in common.
 
@@ -150,7 +157,7 @@ def tabulate_column(groups: Sequence[Group]) -> Table:
         steps = " ".join(f"{row['best_step']}/{row['num_steps']}" for row in group.rows)
         seconds = f"{np.mean([row['seconds'] for row in group.rows]):,.0f}"
         for name in group.first["metrics"]:
-            scores = (_describe_score(name, *group.measure(name, f"{part}metrics")) for part in ("", "last_", "dev_"))
+            scores = (describe_score(name, *group.measure(name, f"{part}metrics")) for part in ("", "last_", "dev_"))
             rows.append([group.model, name, *scores, seeds, steps, seconds])
     first = groups[0].first
     facts = {"selected on": first["selected_on"], **first["settings"]}
@@ -297,17 +304,17 @@ def _find_caveats(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _describe_cell(group: Group, footnotes: list[str]) -> str:
     one, name = group.summary, group.first["selected_by"]
-    limits = {BOTH: [], "nothing": ["no interval: one seed, and no predictions"]}
-    caveats = [*group.caveats, *limits.get(one.covers, [f"the interval is over {one.covers} alone"])]
-    score = f"{_describe_score(name, one.mean, one.sd)} {_describe_interval(one)} ({one.num_seeds})"
-    return score.replace("  ", " ") + mark(footnotes, caveats)
+    score = f"{describe_score(name, one.mean, one.sd)} {describe_interval(one)} ({one.num_seeds})"
+    return score.replace("  ", " ") + mark(footnotes, [*group.caveats, *group.limits])
 
 
-def _describe_interval(one: Summary | Comparison) -> str:
+def describe_interval(one: Summary | Comparison) -> str:
+    """Return an interval in percent, nothing where there is none."""
     return "" if one.low is None or one.high is None else f"[{100 * one.low:.2f}, {100 * one.high:.2f}]"
 
 
-def _describe_score(name: str, mean: float | None, deviation: float | None) -> str:
+def describe_score(name: str, mean: float | None, deviation: float | None) -> str:
+    """Return a mean in percent, or a count, with its deviation where there is one."""
     if mean is None:
         return ""
     if name.startswith("num_"):  # a count
@@ -321,7 +328,7 @@ def _compare(ours: Group, theirs: Group) -> list[str]:
     one = compare(ours.runs, theirs.runs, metric=ours.first["metric"], score=ours.first["selected_by"])
     p_value = "" if one.p_value is None else f"{one.p_value:.2g}"
     seeds = " ".join(map(str, one.seeds))
-    return [f"{100 * one.difference:+.2f}", _describe_interval(one), one.covers, p_value, seeds]
+    return [f"{100 * one.difference:+.2f}", describe_interval(one), one.covers, p_value, seeds]
 
 
 def _as_record(group: Group, name: str) -> dict[str, Any]:
