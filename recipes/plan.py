@@ -19,6 +19,7 @@ from kcelectra.arguments import parse_args, run_recipe
 from kcelectra.corpus.comments import CommentReader, read_texts
 from kcelectra.errors import InputError
 from kcelectra.manifest import read_manifest
+from kcelectra.precision import PRECISIONS
 from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
 from kcelectra.pretraining.continuing import released_tokenizer
 from kcelectra.pretraining.flops import training_flops_per_row
@@ -63,9 +64,18 @@ class PlanArguments:
                 raise InputError(f"{name} is {size}; give the size of the corpus, such as 1e9 tokens or 45 GB")
 
 
+@dataclass
+class PlannedArguments(PretrainingArguments):
+    """Arguments of a run on a device that need not be here."""
+
+    def _choose_precision(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision is {self.precision!r}; give --precision and one of {', '.join(PRECISIONS)}")
+
+
 def main() -> None:
     """Print the plan."""
-    classes = (ModelArguments, DataArguments, PretrainingArguments, PlanArguments)
+    classes = (ModelArguments, DataArguments, PlannedArguments, PlanArguments)
     model_args, data_args, training_args, plan_args = parse_args(*classes)
     device, rows = DEVICES[plan_args.device], open_rows(data_args, plan_args)
     tokenizer, is_real = find_tokenizer(model_args, data_args, rows)
@@ -83,14 +93,16 @@ def main() -> None:
         num_steps = math.ceil(training_args.num_train_epochs * corpus_tokens / (rows_per_step * max_length))
     num_tokens = num_steps * rows_per_step * max_length
     per_row = training_flops_per_row(config, **shape, is_generator_frozen=training_args.frozen_generator)
+    precision = device.precision if training_args.precision == "auto" else training_args.precision
     memory = estimate_memory(
         config,
         num_rows=num_rows,
         **shape,
-        precision=device.precision if training_args.precision == "auto" else training_args.precision,
+        precision=precision,
         activation_checkpointing=training_args.activation_checkpointing,
         is_accumulated=rows_per_step > rows_at_once,
         fuses_attention=device.fuses_attention,
+        is_generator_frozen=training_args.frozen_generator,
     )
     parameters = ", ".join(f"{part} {number:,}" for part, number in count_parameters(config).items())
     print(f"parameters: {parameters}")
@@ -99,6 +111,8 @@ def main() -> None:
     print(f"operations: {per_row / max_length:.4g} a token, {per_row / max_length * num_tokens:.4g} in the run")
     print(describe_memory(memory, device))
     print(describe_time(per_row / max_length * num_tokens, device, plan_args))
+    if precision != device.precision:
+        print(f"WARNING: the time is of {device.precision}; give the --mfu of {precision}, as a share of that peak")
 
 
 def open_rows(data: DataArguments, plan: PlanArguments) -> PackedRows | None:
@@ -143,6 +157,10 @@ def count_tokens(
         return round(plan.corpus_gb * 1e9 / BYTES_PER_TOKEN), f"assumption: {BYTES_PER_TOKEN} bytes a token"
     reader = CommentReader(data.dataset, data.dataset_split, data.dataset_revision, text_column=data.text_column)
     texts = list(islice(read_texts(reader, **data.cleaning()), NUM_SAMPLED + 1))
+    if not texts:
+        raise InputError(
+            f"{data.dataset} has no comment of at least {data.cleaning()['min_chars']} characters; give more"
+        )
     num_tokens = sum(map(len, tokenizer(texts, verbose=False)["input_ids"]))
     if plan.corpus_gb is not None:
         bytes_per_token = sum(len(text.encode()) for text in texts) / num_tokens

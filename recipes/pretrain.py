@@ -22,7 +22,8 @@ import logging
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from transformers import set_seed
@@ -34,7 +35,7 @@ from kcelectra.hub import main_half
 from kcelectra.pretraining.checkpoints import STATE_FILE, find_last_checkpoint, read_history, read_step
 from kcelectra.pretraining.export import export_checkpoint
 from kcelectra.pretraining.health import check_health
-from kcelectra.pretraining.run import build_trainer, claim_run_dir, describe_run, prepare_cpu
+from kcelectra.pretraining.run import build_trainer, claim_run_dir, describe_run, lock_run_dir, prepare_cpu
 from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.run_data import open_source, prepare_tokenizer
 from kcelectra.pretraining.trainer import KcElectraTrainer
@@ -62,30 +63,42 @@ class ProbeArguments:
 
 def main() -> None:
     """Run the pipeline, or continue where it was interrupted."""
+    with ExitStack() as stack:
+        run(stack)
+
+
+def run(stack: ExitStack) -> None:
+    """Run it; what the stack holds is held to the end."""
     logging.basicConfig(format="%(levelname)s %(message)s")
     classes = (ModelArguments, DataArguments, PretrainingArguments, ProbeArguments)
     arguments = parse_args(*classes, default_preset=SMOKE_PRESET)
     model_args, data_args, training_args, probe_args = arguments
     if training_args.save_strategy == "no":
         raise InputError("save_strategy is no, and the last checkpoint is what is exported; leave out --save_strategy")
+    if training_args.save_strategy == "best":
+        raise InputError(
+            "save_strategy is best, and a run goes on from its last checkpoint; leave out --save_strategy"
+        )
     if training_args.disable_tqdm:
         disable_progress_bar()
     prepare_cpu()
     run_dir = training_args.output_dir
     with training_args.main_process_first(local=False):  # the disk is one, also of several machines
         claim_run_dir(run_dir, given_settings(*arguments, default_preset=SMOKE_PRESET))
+        if training_args.process_index == 0:
+            stack.enter_context(lock_run_dir(run_dir))
         source = open_source(data_args, run_dir, seed=training_args.seed)
         released = {half: getattr(model_args, half) for half in ("init_discriminator", "init_generator")}
         tokenizer = prepare_tokenizer(data_args, source, run_dir, **released)
     set_seed(training_args.seed)
     trainer = build_trainer(model_args, data_args, training_args, source=source, tokenizer=tokenizer)
+    trainer.recorded = {**asdict(model_args), **asdict(data_args), **asdict(probe_args)}
     if probe_args.probe_task is not None:
-        trainer.after_save.append(lambda checkpoint: probe(checkpoint, probe_args))
+        trainer.after_save.append(lambda checkpoint: trainer.signals.received or probe(checkpoint, probe_args))
     checkpoint = trainer.find_checkpoint(True)
     if checkpoint is not None and read_step(checkpoint) >= training_args.max_steps:
         print(f"{run_dir} has trained its {training_args.max_steps} steps; delete it to train anew")
-    else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else pulled_checkpoint(training_args))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else pulled_checkpoint(training_args))
     if trainer.is_world_process_zero():
         finish(trainer, run_dir)
 
@@ -105,7 +118,11 @@ def pulled_checkpoint(arguments: PretrainingArguments) -> str | None:
 def probe(checkpoint: Path, arguments: ProbeArguments) -> None:
     """Fine-tune a checkpoint in a process of its own, and add its score to `probe/results.jsonl`."""
     step, probe_dir = read_step(checkpoint), checkpoint.parent / "probe"
-    export_checkpoint(checkpoint, probe_dir / "export")
+    try:
+        export_checkpoint(checkpoint, probe_dir / "export")
+    except Exception as error:  # such as a full disk
+        logger.warning("the probe of step %d failed, training goes on: %s", step, error)
+        return
     options = {
         "model": main_half(probe_dir / "export"),
         "task": arguments.probe_task,

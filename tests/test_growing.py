@@ -44,6 +44,15 @@ def test_without_need_the_size_stays(pair):
     assert "[unused0]" not in grown.get_vocab() and "[unused1]" in grown.get_vocab()
 
 
+def test_a_row_to_spare_that_becomes_a_token_may_be_drawn(pair):
+    model, tokenizer = pair
+    model.resize_token_embeddings(NUM_TOKENS + 2, mean_resizing=False)
+    model.config.unsampled_token_ids += [NUM_TOKENS, NUM_TOKENS + 1]
+    grown = grow_vocabulary(model, tokenizer, ["존잼", "##잼이네", "노잼"])
+    assert len(grown) == NUM_TOKENS + 1
+    assert model.config.unsampled_token_ids == [0, 2, 3, 4, NUM_TOKENS + 1]
+
+
 def test_the_others_keep_their_ids_and_rows(pair):
     model, tokenizer = pair
     before, bias = table_of(model), model.generator.generator_lm_head.bias.detach().clone()

@@ -133,9 +133,9 @@ def test_what_is_no_training_interval_or_was_not_logged_raises_nothing():
 # the callback
 
 
-def warnings_of(history, tmp_path, caplog, *, is_main=True, warmup_steps=10):
+def warnings_of(history, tmp_path, caplog, *, is_main=True, warmup_steps=10, generator_warmup_steps=0):
     """Log the intervals one after the other, as the Trainer does, and return what is said after each."""
-    callback = HealthCallback()
+    callback = HealthCallback(generator_warmup_steps)
     arguments = PretrainingArguments(output_dir=str(tmp_path), warmup_steps=warmup_steps, max_steps=10_000)
     said = []
     for index, entry in enumerate(history):
@@ -170,6 +170,12 @@ def test_the_callback_knows_the_warm_up_also_as_a_share_of_all_steps(tmp_path, c
     history = make_history(*[{"discriminator_auc": 0.5}] * 3)
     said = warnings_of(history, tmp_path, caplog, warmup_steps=warmup_steps)
     assert [len(each) for each in said] == [0, 0, num_warnings]
+
+
+def test_the_callback_knows_the_warm_up_of_a_new_generator(tmp_path, caplog):
+    history = make_history(*[{"discriminator_auc": 0.5}] * 3)
+    said = warnings_of(history, tmp_path, caplog, generator_warmup_steps=5000)
+    assert said == [[], [], []]
 
 
 def test_only_the_main_process_warns_and_only_after_a_training_interval(tmp_path, caplog):

@@ -496,6 +496,9 @@ def test_a_new_discriminator_is_trained_with_a_released_generator_that_is_frozen
     assert not any(info.values()) and loaded.config.num_hidden_layers == 4
 
 
+FROZEN = "--init_generator {} --frozen_generator true --embedding_sharing gdes".split()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -503,6 +506,27 @@ def test_a_new_discriminator_is_trained_with_a_released_generator_that_is_frozen
         (["--frozen_generator", "true", "--embedding_sharing", "gdes"], "give a generator that is trained"),
         (["--init_generator", "{}", "--frozen_generator", "true"], "give --embedding_sharing gdes"),
         (["--init_generator", "{}", "--generator_layers", "2"], "leave out --generator_fraction and --generator_lay"),
+        ([*FROZEN, "--generator_warmup_steps", "1"], "leaves nothing to train; leave one out"),
+        ([*FROZEN, "--discriminator_weight", "0"], "leaves nothing to train; leave one out"),
+        (["--precision", "float32", "--bf16", "true"], "precision is float32, and bfloat16 is asked for too"),
+        (["--fp16", "true"], "precision is float16, which is for GPUs"),
+        (["--shuffle_window", "0"], "shuffle_window is 0; give 1 or more"),
+        (["--max_length", "0"], "max_length is 0; give 1 or more"),
+        (["--save_steps", "0"], "save_steps is 0.*; give a number of steps, or a share"),
+        (["--save_steps", "1.5"], "save_steps is 1.5; give a number of steps, or a share"),
+        (["--logging_steps", "0"], "logging_steps is 0.*; give a number of steps, or a share"),
+        (["--per_device_train_batch_size", "0"], "per_device_train_batch_size is 0; give 1 or more"),
+        (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps is 0; give 1 or more"),
+        (["--seed", "-1"], "seed is -1; give 0 or more"),
+        (["--input_timeout", "-1"], "input_timeout is -1; give 1 or more"),
+        (["--generator_warmup_steps", "-2"], "generator_warmup_steps is -2; give 0 or more"),
+        (["--auto_find_batch_size", "true"], "auto_find_batch_size loses count of the rows"),
+        (["--save_strategy", "best"], "save_strategy is best, and a run goes on from its last"),
+        (["--lr_scheduler_type", "cosine_with_min_lr"], "lr_scheduler_type cosine_with_min_lr and .*; give others"),
+        (
+            ["--init_discriminator", "{}/../discriminator", "--resume_from_checkpoint", "x"],
+            "give --generator_warmup_steps, as the run had that the checkpoint is of",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_named(monkeypatch, release, sample_file, tmp_path, options, message):

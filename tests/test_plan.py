@@ -18,6 +18,7 @@ from kcelectra.pretraining.packed_corpus import pack_corpus
 from kcelectra.pretraining.planning import DEVICES, count_parameters, estimate_memory
 from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.training_arguments import PretrainingArguments
+from kcelectra.tokenization import save_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SMALL = str(ROOT / "recipes/small/pretrain.yaml")
@@ -229,6 +230,29 @@ def test_a_built_corpus_is_counted_by_its_characters(recipe, tokenizer, sample_f
     data = DataArguments(dataset=str(sample_file))
     with pytest.raises(InputError, match="has more than 500 comments; say how large it is: --corpus_gb"):
         recipe.count_tokens(recipe.PlanArguments(), data, tokenizer, None)
+
+
+def test_what_is_frozen_takes_no_memory_for_its_gradients():
+    options = {"num_rows": 4, "max_length": 64, "num_masked": 9}
+    config = KcElectraConfig.from_size("tiny", vocab_size=2000, generator_fraction=1.0, embedding_sharing="gdes")
+    whole, frozen = (estimate_memory(config, **options, is_generator_frozen=is_frozen) for is_frozen in (False, True))
+    config.discriminator_weight = 0
+    alone = estimate_memory(config, **options)
+    for each in (frozen, alone):
+        assert 0 < each["optimizer"] < whole["optimizer"] and sum(each.values()) < sum(whole.values())
+
+
+def test_a_precision_of_another_device_can_be_planned(plan):
+    printed = plan(*SHORT, "--num_tokens", "1e6", "--device", "h100", "--precision", "float16")
+    assert printed["WARNING"] == "the time is of bfloat16; give the --mfu of float16, as a share of that peak"
+    assert "WARNING" not in plan(*SHORT, "--num_tokens", "1e6", "--device", "h100", "--precision", "bfloat16")
+
+
+def test_comments_that_are_all_too_short_cannot_be_planned(plan, tokenizer, tmp_path):
+    (tmp_path / "short.txt").write_text("짧다\n" * 5, encoding="utf-8")
+    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    with pytest.raises(InputError, match="short.txt has no comment of at least 10 characters; give more"):
+        plan(*SHORT, "--dataset", str(tmp_path / "short.txt"), "--tokenizer", str(tmp_path / "tokenizer"))
 
 
 def test_what_cannot_be_planned_is_named(plan):

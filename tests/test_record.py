@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from kcelectra.errors import InputError
 from kcelectra.pretraining.record import RunRecord, code_fingerprint, compare_fingerprints, read_record
@@ -60,10 +61,13 @@ def test_each_change_must_be_allowed():
     ]
 
 
+DEVICE = {"device": torch.device("cpu"), "num_processes": 1}
+
+
 def test_every_start_and_its_end_are_in_one_file(tmp_path):
     record = RunRecord(tmp_path / "run")
-    record.begin(arguments={"seed": 1}, fingerprints=THEN, device="cpu", checkpoint=None)
-    record.begin(arguments={"seed": 1}, fingerprints=THEN, device="cpu", checkpoint="checkpoint-5")
+    record.begin(arguments={"seed": 1}, fingerprints=THEN, **DEVICE, checkpoint=None)
+    record.begin(arguments={"seed": 1}, fingerprints=THEN, **DEVICE, checkpoint="checkpoint-5")
     record.end("finished", step=9)
     record = read_record(tmp_path / "run")
     assert record["arguments"] == {"seed": 1}

@@ -32,9 +32,10 @@ from safetensors.torch import load_file
 from kcelectra import DataCollatorForReplacedTokenDetection
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
-from kcelectra.pretraining.checkpoints import find_last_checkpoint, read_history, read_step
+from kcelectra.pretraining.checkpoints import find_checkpoints, find_last_checkpoint, read_history, read_step
 from kcelectra.pretraining.packed_corpus import pack_corpus
 from kcelectra.pretraining.record import read_record
+from kcelectra.pretraining.run import describe_run
 
 TIMES = {"seconds", "tokens_per_second", "teraflops_per_second", "input_wait_share"}
 
@@ -124,8 +125,28 @@ def test_a_run_that_was_killed_after_its_last_save_is_not_trained_further(undist
     trainer = make_trainer(source, tokenizer, tmp_path / "run")
     assert trainer.train(resume_from_checkpoint=True).global_step == 24
     assert_same_end(tmp_path / "run", straight)
+    facts = describe_run(trainer)  # a report that was not written yet has the numbers of the run
+    assert facts["Training"]["model FLOPs (3 x forward, look-ups free)"] > 0
+    assert "Data" not in facts or facts["Data"]["passes"] > 0
     weights = load_file(tmp_path / "run" / "checkpoint-24" / "model.safetensors")
     assert all(torch.equal(trainer.model.state_dict()[name], weight) for name, weight in weights.items())
+
+
+def test_a_run_goes_on_with_the_saves_and_logs_that_are_asked_for_now(undisturbed, tokenizer, tmp_path):
+    source, straight = undisturbed
+    shutil.copytree(straight, tmp_path / "run")
+    *_, before_last, last = find_checkpoints(tmp_path / "run")
+    shutil.rmtree(last)
+    trainer = make_trainer(source, tokenizer, tmp_path / "run", save_steps=1, logging_steps=2, save_total_limit=9)
+    begun = read_step(before_last)
+    trainer.train(resume_from_checkpoint=True)
+    steps = [read_step(checkpoint) for checkpoint in find_checkpoints(tmp_path / "run")]
+    assert [step for step in steps if step > begun] == [*range(begun + 1, 25)]
+    logged = [log["step"] for log in trainer.state.log_history if "loss" in log and log["step"] > begun]
+    assert logged == [step for step in range(begun + 1, 25) if step % 2 == 0]
+    assert all(
+        torch.equal(last_of(tmp_path / "run")[2][name], weight) for name, weight in last_of(straight)[2].items()
+    )
 
 
 # told to stop

@@ -17,7 +17,7 @@ from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, verify_manifest, write_manifest
 from kcelectra.pretraining.checkpoints import find_last_checkpoint, write_checkpoint
-from kcelectra.pretraining.run import SETTINGS_FILE, claim_run_dir
+from kcelectra.pretraining.run import LOCK_SECONDS, SETTINGS_FILE, claim_run_dir, lock_run_dir
 from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.run_data import TOKENIZER_DIR, open_source, prepare_tokenizer
 from kcelectra.pretraining.training_arguments import PretrainingArguments
@@ -70,6 +70,31 @@ def test_the_same_settings_continue_a_run_and_change_nothing(run_dir):
     before = contents(run_dir)
     claim_run_dir(str(run_dir), dict(reversed(SETTINGS.items())))
     assert contents(run_dir) == before
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_steps": "9"}])
+@pytest.mark.parametrize("left", ["export", "exports", "report", "probe"])
+def test_what_is_left_of_a_run_without_its_checkpoints_is_not_taken_for_that_of_another(run_dir, changes, left):
+    claim_run_dir(run_dir, SETTINGS)
+    (run_dir / left).mkdir()
+    before = contents(run_dir)
+    with pytest.raises(InputError, match=f"run has {left} of a run whose checkpoints are gone; .*delete it to train"):
+        claim_run_dir(run_dir, SETTINGS | changes)
+    assert contents(run_dir) == before
+    train_a_step(run_dir)
+    claim_run_dir(run_dir, SETTINGS)
+
+
+def test_a_run_that_is_being_trained_is_not_trained_by_another_process(run_dir, monkeypatch):
+    claim_run_dir(run_dir, SETTINGS)
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    with lock_run_dir(run_dir), pytest.raises(InputError, match="another process trains .*run; end that one, or give"):
+        with lock_run_dir(run_dir):
+            pass
+    assert waits == [1] * LOCK_SECONDS
+    with lock_run_dir(run_dir):  # let go of
+        claim_run_dir(run_dir, SETTINGS)
 
 
 def test_where_the_directory_lies_is_no_setting(run_dir):

@@ -7,7 +7,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 from kcelectra.errors import InputError
-from kcelectra.pretraining.states import STATES_FILE, load_states, save_states
+from kcelectra.pretraining.states import STATES_FILE, keep_arguments, load_states, save_states
 
 
 class Owner:
@@ -145,6 +145,29 @@ def test_training_goes_on_bit_for_bit(tmp_path, schedule):
     train(layers, owners, 3)
     train(others, other_owners, 3)
     assert weigh(others) == weigh(layers)
+
+
+def test_another_rate_and_decay_are_those_of_this_start(tmp_path):
+    layers, owners = make_owners()
+    train(layers, owners, 3)
+    save_states(tmp_path, states(owners))
+    _, same_owners = make_owners()
+    with keep_arguments(same_owners["optimizer"], same_owners["scheduler"]):
+        load_states(tmp_path, same_owners)
+    assert same(states(same_owners), states(owners))
+    _, others = make_owners()
+    for group in others["optimizer"].param_groups:
+        group |= {"lr": 5e-3, "initial_lr": 5e-3, "weight_decay": 0.5, "eps": 1e-4}
+    others["scheduler"].base_lrs = [5e-3] * 2
+    with keep_arguments(others["optimizer"], others["scheduler"]):
+        load_states(tmp_path, others)
+    for _ in range(2):
+        for group, theirs in zip(others["optimizer"].param_groups, owners["optimizer"].param_groups, strict=True):
+            assert group["lr"] == pytest.approx(theirs["lr"] / 2, rel=1e-12) and theirs["lr"] < 1e-2
+            assert (group["weight_decay"], group["eps"]) == (0.5, 1e-4)
+        for each in (owners, others):
+            each["scheduler"].step()
+    assert same(others["optimizer"].state_dict()["state"], owners["optimizer"].state_dict()["state"])
 
 
 def test_only_tensors_and_json_are_in_the_file(tmp_path):

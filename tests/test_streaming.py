@@ -17,12 +17,13 @@ from hub import HubServer, run_client
 from tokenizers import BertWordPieceTokenizer
 from torch.utils.data import DataLoader
 
-from kcelectra import clean, clean_batch
+from kcelectra import DataCollatorForReplacedTokenDetection, clean, clean_batch
 from kcelectra.corpus.comments import Comment, CommentReader, read_texts
 from kcelectra.corpus.rows import READ_BATCH_SIZE
 from kcelectra.errors import InputError
 from kcelectra.pretraining.packing import frame_document
 from kcelectra.pretraining.prefetching import read_ahead
+from kcelectra.pretraining.row_loader import RowLoader
 from kcelectra.pretraining.streaming import DocumentBuilder, PackedStream
 from kcelectra.tokenization import hash_tokenizer, load_tokenizer, save_tokenizer
 
@@ -460,6 +461,14 @@ def test_a_state_of_what_was_not_generated_or_is_long_forgotten_is_refused(sampl
         with pytest.raises(ValueError, match=f"after {number} rows, when 200 were generated"):
             stream.state_at(number)
     assert len(stream._windows) <= 50 / 10 + 2
+
+
+def test_a_stream_remembers_as_far_as_many_processes_read_ahead(sample_file, tokenizer, monkeypatch):
+    monkeypatch.setattr("kcelectra.pretraining.streaming.MAX_READ_AHEAD", 50)
+    stream = make_stream(sample_file, tokenizer, shuffle_window=10)
+    RowLoader(stream, DataCollatorForReplacedTokenDetection(tokenizer), batch_size=8, num_processes=4)
+    list(islice(stream, 300))
+    assert stream.state_at(300 - 5 * 32)["row"] == 300 - 5 * 32
 
 
 @pytest.mark.parametrize("state", [{}, {"position": 7}, "renamed", "another version"])

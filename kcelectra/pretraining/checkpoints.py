@@ -130,6 +130,24 @@ def rotate_checkpoints(run_dir: str | Path, limit: int | None) -> None:
             _delete(path)
 
 
+def choose_checkpoint(run_dir: str | Path, wanted: str | bool | None) -> Path | None:
+    """Return the checkpoint that a run begins with, verified, or None; what a killed run left half done is deleted.
+
+    Args:
+        run_dir: of the run.
+        wanted: a checkpoint; true for the newest of the run that is whole, if there is one.
+
+    Raises:
+        InputError: the one that is wanted, or all that the run has, are broken.
+    """
+    clear_leftovers(run_dir)
+    if wanted is True:
+        return find_last_checkpoint(run_dir, quarantine=True)
+    if wanted:
+        verify_checkpoint(wanted)
+    return Path(wanted) if wanted else None
+
+
 def clear_leftovers(run_dir: str | Path) -> None:
     """Put in order what a killed process left; for one process, before it looks for checkpoints."""
     for path in sorted(Path(run_dir).glob(".checkpoint-*.*")):

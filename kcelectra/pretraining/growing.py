@@ -52,6 +52,8 @@ def grow_vocabulary(
         model.resize_token_embeddings(len(tokens), mean_resizing=False)
     for table, rows in zip(_tables(model), means, strict=True):
         table[ids] = rows
+    unsampled = model.config.unsampled_token_ids  # rows to spare among them, which are tokens now
+    model.config.unsampled_token_ids = [index for index in unsampled if index not in ids]
     return as_bert_tokenizer(tokens)
 
 

@@ -142,13 +142,19 @@ class HealthCallback(TrainerCallback):
     """Warn once when a band is left, and say when it is entered again.
 
     It keeps nothing: what is new is what the history says about its last step, also in a run that was resumed.
+
+    Args:
+        generator_warmup_steps: before those of the schedule.
     """
+
+    def __init__(self, generator_warmup_steps: int = 0) -> None:
+        self.generator_warmup_steps = generator_warmup_steps
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Compare the interval that was logged with the bands, in the main process."""
         if not state.is_world_process_zero or "generator_loss" not in state.log_history[-1]:
             return
-        warmup_steps = args.get_warmup_steps(state.max_steps)
+        warmup_steps = self.generator_warmup_steps + args.get_warmup_steps(state.max_steps)
         for alarm in check_health(state.log_history, warmup_steps=warmup_steps):
             if alarm.step == state.global_step:
                 _logger.warning("step %d: %s. %s", alarm.step, alarm.name, alarm.meaning)

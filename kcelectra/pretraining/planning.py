@@ -99,6 +99,7 @@ def estimate_memory(
     activation_checkpointing: bool = False,
     is_accumulated: bool = False,
     fuses_attention: bool = False,
+    is_generator_frozen: bool = False,
 ) -> dict[str, int]:
     """Say what a training step holds in memory at its fullest moment, by parts.
 
@@ -115,6 +116,7 @@ def estimate_memory(
         activation_checkpointing: whether layers compute their activations anew in the backward pass.
         is_accumulated: whether a step has several batches, the gradients of which wait.
         fuses_attention: see `Device`.
+        is_generator_frozen: whether the generator only draws.
 
     Returns:
         Bytes of weights, gradients, optimizer, attention, masked head and other activations.
@@ -129,6 +131,10 @@ def estimate_memory(
     with FakeTensorMode(), _Allocations() as allocations:
         with allocations.of("weights"):
             model = KcElectraForPreTraining(config).train()
+        if is_generator_frozen:
+            model.freeze_generator()
+        if config.discriminator_weight == 0:
+            model.freeze_discriminator()
         if activation_checkpointing:
             model.activation_checkpointing_enable()
         allocations.watch(model)

@@ -112,7 +112,7 @@ class Pusher:
         self.finish()
         try:
             staging_dir = self._stage(checkpoint_dir)
-        except (InputError, OSError) as error:
+        except Exception as error:  # a full disk is a SafetensorError too
             logger.warning("cannot push %s: %s; training goes on", checkpoint_dir, error)
             return
         self._in_progress = self._executor.submit(self._push, staging_dir, step)

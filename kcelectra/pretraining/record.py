@@ -40,13 +40,24 @@ class RunRecord:
     def __init__(self, run_dir: str | Path) -> None:
         self.path = Path(run_dir, RECORD_FILE)
 
-    def begin(self, *, arguments: dict[str, Any], fingerprints: dict[str, Any], **facts: Any) -> None:
+    def begin(
+        self,
+        *,
+        arguments: dict[str, Any],
+        fingerprints: dict[str, Any],
+        device: torch.device,
+        num_processes: int,
+        **facts: Any,
+    ) -> None:
         """Add a start. One without an `end` was killed."""
         record = read_record(self.path.parent)
         start = {
             "time": _now(),
             "host": platform.node(),
             "process": os.getpid(),
+            "device": str(device),
+            "hardware": describe_hardware(device, num_processes),
+            "num_processes": num_processes,
             **facts,
             "fingerprints": fingerprints,
             "versions": {package: version(package) for package in RECORDED_PACKAGES},

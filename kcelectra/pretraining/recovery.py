@@ -27,13 +27,7 @@ from transformers.trainer_utils import IntervalStrategy, TrainOutput
 from kcelectra.errors import InputError
 from kcelectra.manifest import read_manifest
 from kcelectra.pretraining import xla
-from kcelectra.pretraining.checkpoints import (
-    STATE_FILE,
-    clear_leftovers,
-    find_last_checkpoint,
-    read_step,
-    verify_checkpoint,
-)
+from kcelectra.pretraining.checkpoints import STATE_FILE, choose_checkpoint, read_step
 from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
 from kcelectra.pretraining.guards import Rewind, UpdateGuard, require_finite, skip_update
 from kcelectra.pretraining.packed import PackedRows
@@ -43,13 +37,12 @@ from kcelectra.pretraining.record import (
     code_fingerprint,
     compare_fingerprints,
     config_fingerprint,
-    describe_hardware,
 )
 from kcelectra.pretraining.row_loader import RowLoader
 from kcelectra.pretraining.saving import CheckpointWriter
 from kcelectra.pretraining.sharding import ASKED_BY, gather, load_weights, shard_model
 from kcelectra.pretraining.signals import EXIT_STATUS, StopSignals
-from kcelectra.pretraining.states import load_states, save_states
+from kcelectra.pretraining.states import keep_arguments, load_states, save_states
 from kcelectra.pretraining.streaming import PackedStream
 from kcelectra.pretraining.training_arguments import OwnArguments
 from kcelectra.tokenization import hash_tokenizer, save_tokenizer
@@ -69,6 +62,7 @@ class RecoverableTrainer(Trainer):
     Attributes:
         is_sharded: the processes share weights and moments, as `accelerate launch` was asked for FSDP.
         after_save: called with each checkpoint once it is whole, beside the training.
+        recorded: arguments beside its own, for the record of the run.
     """
 
     model: Any
@@ -86,6 +80,7 @@ class RecoverableTrainer(Trainer):
         self.record = RunRecord(self.run_dir)
         self.writer = CheckpointWriter(self.run_dir, limit=self.args.save_total_limit, on_saved=self._saved)
         self.after_save: list[Callable[[Path], None]] = []
+        self.recorded: dict[str, Any] = {}
         self._data_state: dict[str, Any] = {"position": 0, "skipped": []}
         self._loader: RowLoader | None = None
         self._num_batches = 0  # taken from the loader
@@ -113,6 +108,8 @@ class RecoverableTrainer(Trainer):
         if checkpoint is not None and 0 < self.args.max_steps <= read_step(checkpoint):  # else one more would be taken
             self._load_from_checkpoint(str(checkpoint))
             self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+            if self._reads_rows:
+                self.train_dataset.resume((read_manifest(checkpoint) or {})["data"]["dataset"])
             return TrainOutput(self.state.global_step, math.nan, {})
         self._begin(checkpoint)
         with self.signals:
@@ -123,6 +120,9 @@ class RecoverableTrainer(Trainer):
                     break
                 except Rewind as rewind:
                     checkpoint = self._go_back(rewind)
+                except InputError as error:
+                    self._end_record(f"ended by an error: {error}")
+                    raise
         is_done = self.state.global_step >= self.state.max_steps
         if self.signals.received is None or is_done:
             self._end_record("finished")
@@ -138,22 +138,14 @@ class RecoverableTrainer(Trainer):
         """
         found: list[Path | InputError | None] = [None]
         if self.is_world_process_zero():
-            clear_leftovers(self.run_dir)
             try:
-                found = [self._find_verified(wanted)]
+                found = [choose_checkpoint(self.run_dir, wanted)]
             except InputError as error:  # which the others wait for too
                 found = [error]
         chosen = broadcast_object_list(found)[0] if self.args.world_size > 1 else found[0]
         if isinstance(chosen, InputError):
             raise chosen
         return chosen
-
-    def _find_verified(self, wanted: str | bool | None) -> Path | None:
-        if wanted is True:
-            return find_last_checkpoint(self.run_dir, quarantine=True)
-        if wanted:
-            verify_checkpoint(wanted)
-        return Path(wanted) if wanted else None
 
     def create_accelerator_and_postprocess(self) -> None:
         """Have an accelerator that leaves it to `shard_model` to shard."""
@@ -258,13 +250,12 @@ class RecoverableTrainer(Trainer):
         self._num_batches, self._interval = 0, Interval()
         if self.is_world_process_zero():
             self.record.begin(
-                arguments=self.args.to_sanitized_dict(),
+                arguments={**self.recorded, **self.args.to_sanitized_dict()},
                 fingerprints=self._fingerprints,
                 checkpoint=str(checkpoint) if checkpoint else None,
                 changed=changed,
                 skipped_rows=self._data_state["skipped"],
-                device=str(self.args.device),
-                hardware=describe_hardware(self.args.device, self.args.world_size),
+                device=self.args.device,
                 num_processes=self.args.world_size,
                 precision=self.accelerator.mixed_precision,
             )
@@ -356,6 +347,7 @@ class RecoverableTrainer(Trainer):
 
     def _init_training_state(self, *args: Any) -> tuple[int, int]:
         epochs, num_batches = super()._init_training_state(*args)
+        self.state.compute_steps(self.args, self.state.max_steps)  # when to log and save, which a checkpoint has too
         return epochs, 0 if self._reads_rows else num_batches  # to pass over: our rows go on where they stopped
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
@@ -363,7 +355,9 @@ class RecoverableTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            load_states(checkpoint, self._owners())
+            assert self.optimizer is not None
+            with keep_arguments(self.optimizer, self.lr_scheduler):
+                load_states(checkpoint, self._owners())
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """Loaded with the optimizer."""

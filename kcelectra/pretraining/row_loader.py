@@ -4,7 +4,7 @@ import math
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
@@ -16,6 +16,8 @@ from kcelectra.pretraining.packed import PackedRows
 from kcelectra.pretraining.prefetching import read_ahead
 from kcelectra.pretraining.signals import SIGNALS
 from kcelectra.pretraining.streaming import PackedStream
+
+T = TypeVar("T")
 
 NUM_AHEAD = 4  # batches that are read ahead, at least
 WINDOWS_AHEAD = 1.25  # of a stream, which makes the rows of a window in one go; measured: 4 batches gain nothing there
@@ -67,6 +69,9 @@ class RowLoader:
         self.process_index, self.num_processes = process_index, num_processes
         self.num_workers, self.timeout = num_workers, timeout
         self.position, self.skipped = position, sorted(skipped)
+        if isinstance(dataset, PackedStream):  # it is to know its state before what is read ahead, and in the making
+            num_rows = (self._num_ahead() + 2) * num_processes * batch_size
+            dataset.max_read_ahead = max(dataset.max_read_ahead, num_rows)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Yield batches on the device."""
@@ -75,10 +80,27 @@ class RowLoader:
             batches = map(self.collator, self._own(self._kept_rows(self.dataset)))
         else:
             batches = self._load_packed(self.dataset)
-        if not self.num_workers:
+        if self.num_workers:
+            batches = self._of_workers(batches)
+        else:
             batches = read_ahead(map(self._pin, batches), self._num_ahead(), timeout=self.timeout)
         for batch in batches:
             yield xla.to_device(batch, self.device)
+
+    def _of_workers(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield batches; what a worker says of bad input is said here, without the lines of its code."""
+        try:
+            yield from batches
+        except InputError as error:
+            said = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
+            raise InputError(said) from error
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+            raise InputError(
+                f"no worker read a batch for {self.timeout:g} s; see what the disk or the network waits for, or give "
+                "a higher --input_timeout"
+            ) from error
 
     def state_after(self, num_batches: int) -> dict[str, Any]:
         """Return the state, JSON, after that many batches of this iteration, however many were read ahead."""

@@ -1,11 +1,15 @@
 """A pretraining run: its directory, and the objects it is made of."""
 
 import ctypes
+import fcntl
 import math
 import os
 import platform
 import shlex
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,8 @@ from kcelectra.pretraining.trainer import KcElectraTrainer
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 
 SETTINGS_FILE = "run.yaml"
+RESULTS_DIRS = ("export", "exports", "report", "probe")  # of a run that has saved a checkpoint
+LOCK_SECONDS = 120  # that Slurm and clouds give a process to end, about
 #: Settings that do not change what is computed: a run may go on with others.
 FREE_SETTINGS = {
     "output_dir",
@@ -87,7 +93,7 @@ def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
         settings: every key that the preset and the command line gave.
 
     Raises:
-        InputError: the directory holds another run that has trained, or files that are no run.
+        InputError: the directory holds another run that has trained, what is left of one, or files that are no run.
     """
     output_dir = Path(output_dir)
     path = output_dir / SETTINGS_FILE
@@ -96,10 +102,16 @@ def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
         earlier = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         changed = {key for key in {*earlier, *settings} if earlier.get(key) != settings.get(key)}
         changed -= FREE_SETTINGS if "total_train_batch_size" not in settings else FREE_SETTINGS | FREE_SPLIT
+        checkpoints = find_checkpoints(output_dir)
+        if changed and checkpoints:
+            raise InputError(_different_run(checkpoints[-1], earlier, settings, sorted(changed)))
+        if left := [name for name in RESULTS_DIRS if not checkpoints and Path(output_dir, name).exists()]:
+            raise InputError(
+                f"{output_dir} has {', '.join(left)} of a run whose checkpoints are gone; give another --output_dir, "
+                "or delete it to train anew"
+            )
         if not changed:
             return
-        if checkpoints := find_checkpoints(output_dir):
-            raise InputError(_different_run(checkpoints[-1], earlier, settings, sorted(changed)))
         shutil.rmtree(output_dir / TOKENIZER_DIR, ignore_errors=True)  # of a run that never trained
     elif output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir())):
         raise InputError(f"{output_dir} is there and holds no {SETTINGS_FILE}; give another --output_dir")
@@ -107,6 +119,27 @@ def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
         raise InputError(f"{output_dir} links to nothing; make {output_dir.readlink()}, or give another --output_dir")
     output_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(path, yaml.safe_dump(settings, allow_unicode=True))
+
+
+@contextmanager
+def lock_run_dir(output_dir: str | Path) -> Iterator[None]:
+    """Let no other process train the run; one that was told to stop, or whose workers are still ending, is waited for.
+
+    Raises:
+        InputError: another process trains it.
+    """
+    with open(Path(output_dir, ".lock"), "w") as file:
+        for _ in range(LOCK_SECONDS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(1)
+            except OSError:  # a file system without locks
+                break
+        else:
+            raise InputError(f"another process trains {output_dir}; end that one, or give another --output_dir")
+        yield
 
 
 def _different_run(checkpoint: Path, earlier: dict[str, Any], settings: dict[str, Any], changed: list[str]) -> str:
@@ -137,6 +170,8 @@ def build_trainer(
     dataset = build_dataset(data_arguments, training_arguments, source, tokenizer)
     if training_arguments.generator_warmup_steps is None:
         is_new_beside_old = model_arguments.init_discriminator and not model_arguments.init_generator
+        if is_new_beside_old and training_arguments.resume_from_checkpoint:  # a tenth of other steps would be another
+            raise InputError("give --generator_warmup_steps, as the run had that the checkpoint is of")
         training_arguments.generator_warmup_steps = training_arguments.max_steps // 10 if is_new_beside_old else 0
     collator = DataCollatorForReplacedTokenDetection(
         tokenizer, mask_probability=model_arguments.mask_probability, seed=training_arguments.seed
@@ -174,6 +209,11 @@ def _check_options(model: ModelArguments, training: PretrainingArguments, *, max
         raise InputError(
             f"frozen_generator with --init_generator {model.init_generator} and --initial_temperature "
             f"{training.initial_temperature}; give a generator that is trained, and a temperature of at least 1"
+        )
+    if training.frozen_generator and (training.generator_warmup_steps or model.discriminator_weight == 0):
+        raise InputError(
+            "frozen_generator with --generator_warmup_steps or --discriminator_weight 0 leaves nothing to train; "
+            "leave one out"
         )
 
 

@@ -1,7 +1,8 @@
 """What optimizer, schedule, scaler and guard know, in one file that runs no code when it is loaded."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,25 @@ def load_states(checkpoint_dir: str | Path, owners: Mapping[str, Any]) -> None:
                 f"{path}: the state of the {name} is not of this run: {error}; "
                 "give the arguments that the checkpoint was trained with"
             ) from error
+
+
+@contextmanager
+def keep_arguments(optimizer: torch.optim.Optimizer, scheduler: Any) -> Iterator[None]:
+    """Let an optimizer that is loaded inside keep its rate, decay and epsilon: those of a checkpoint may be others.
+
+    Args:
+        optimizer: as the arguments of this start made it.
+        scheduler: of the optimizer; one that is no function of the step keeps what is loaded.
+    """
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    rates = list(getattr(scheduler, "base_lrs", ()))
+    yield
+    for group, given in zip(optimizer.param_groups, own, strict=True):
+        group.update({name: value for name, value in given.items() if name != "lr"})
+    if rates and rates != scheduler.base_lrs:
+        for group, before, now in zip(optimizer.param_groups, scheduler.base_lrs, rates, strict=True):
+            group["lr"] *= now / before
+        scheduler.base_lrs, scheduler._last_lr = rates, [group["lr"] for group in optimizer.param_groups]
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

@@ -25,7 +25,7 @@ from kcelectra.tokenization import hash_tokenizer
 
 MAX_OPEN_DOCUMENTS = 10_000  # of a thread; one that has more is cut there
 SHUFFLE_WINDOW = 4096  # rows; at length 128 half a million tokens, a second or two of tokenising
-MAX_READ_AHEAD = 1 << 15  # rows, or two windows: what may be generated behind the row that a state is asked for
+MAX_READ_AHEAD = 1 << 15
 START: dict[str, Any] = {
     "version": 1,  # of these keys and of what they mean
     "row": 0,  # rows that were taken before it, in all passes
@@ -145,6 +145,7 @@ class PackedStream(IterableDataset):
     Attributes:
         counts: `comments`, `too short`, `documents`, `tokens` (special ones included) and `rows` that were generated,
             those before the state that it was resumed from too.
+        max_read_ahead: rows, or two windows: what may be generated behind the row that a state is asked for.
 
     Raises:
         InputError: in iteration, the source holds less than one row, or is not what it was when a state was taken.
@@ -173,6 +174,7 @@ class PackedStream(IterableDataset):
         self.shuffle_window = shuffle_window
         self.num_passes = num_passes
         self.fill_documents = fill_documents
+        self.max_read_ahead = MAX_READ_AHEAD
         self._backend = _copy_backend(tokenizer)
         self._frame = partial(
             frame_document,
@@ -197,7 +199,7 @@ class PackedStream(IterableDataset):
         """Return the state, JSON, after the first `num_rows` of the iteration that began last.
 
         Args:
-            num_rows: that were taken, however many more were generated, up to `MAX_READ_AHEAD`.
+            num_rows: that were taken, however many more were generated, up to `max_read_ahead`.
 
         Raises:
             ValueError: fewer were generated, or too many more.
@@ -261,7 +263,7 @@ class PackedStream(IterableDataset):
 
     def _remember(self, first_row: int, *, epoch: int, window: int) -> None:
         """Keep the state that a window begins in, and drop those that nobody will ask for."""
-        oldest = first_row - max(MAX_READ_AHEAD, 2 * self.shuffle_window)
+        oldest = first_row - max(self.max_read_ahead, 2 * self.shuffle_window)
         recent = self._windows[max(0, _find(oldest, self._windows)) :]
         begun = {**self._batch, "epoch": epoch, "window": window, "window_row": first_row}
         self._windows = [*recent, begun]  # another thread may be searching the old list

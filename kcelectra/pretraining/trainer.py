@@ -73,7 +73,7 @@ class KcElectraTrainer(RecoverableTrainer):
         self.generator_warmup = GeneratorWarmup(self.own.generator_warmup_steps or 0)
         self._micro_step = 0
         self.after_save.append(self._push_from_checkpoint)
-        self.add_callback(HealthCallback())
+        self.add_callback(HealthCallback(self.generator_warmup.num_steps))
         if not self._reads_rows:  # the ids of our rows are new in each epoch
             self.add_callback(EpochCallback(self.data_collator))
         if not self.args.disable_tqdm:
@@ -116,10 +116,11 @@ class KcElectraTrainer(RecoverableTrainer):
             self.args.lr_scheduler_kwargs = {"num_decay_steps": decay_steps, "decay_type": "1-sqrt", **given}
         try:
             scheduler = super().create_scheduler(num_steps, optimizer)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             kind = SchedulerType(self.args.lr_scheduler_type).value
+            options = self.args.lr_scheduler_kwargs
             raise InputError(
-                f"{kind} does not take lr_scheduler_kwargs {self.args.lr_scheduler_kwargs}: {error}; leave that out"
+                f"lr_scheduler_type {kind} and lr_scheduler_kwargs {options}: {error}; give others"
             ) from error
         if self.generator_warmup.num_steps:
             if num_steps <= 0 or not isinstance(scheduler, LambdaLR):

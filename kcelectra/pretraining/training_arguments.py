@@ -21,6 +21,9 @@ from kcelectra.pretraining.record import FINGERPRINTS
 
 #: Where a launcher says how many processes it has started: torchrun, Slurm, Open MPI, MPICH.
 WORLD_SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+#: The least that may be given.
+LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "input_timeout": 1, "seed": 0}
+LEAST |= {"generator_warmup_steps": 0, "per_device_eval_batch_size": 1}
 
 
 @dataclass
@@ -102,6 +105,7 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         for part in self.allow_changed:
             if part not in FINGERPRINTS:
                 raise InputError(f"allow_changed names {part!r}; use any of {', '.join(FINGERPRINTS)}")
@@ -111,22 +115,47 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
             self.disable_tqdm = not sys.stderr.isatty()
         # without this the parent refuses bfloat16 on a machine that has only a CPU
         self.use_cpu = self.use_cpu or not (torch.accelerator.is_available() or xla.IS_THERE)
-        precision = choose_precision(self.precision, use_cpu=self.use_cpu)
-        if self.precision == "auto" and xla.is_tpu():
-            precision = "bfloat16"
-        if not self.bf16 and not self.fp16:
-            self.bf16, self.fp16 = precision == "bfloat16", precision == "float16"
+        self._choose_precision()
         if self.optim == OptimizerNames.ADAMW_TORCH_FUSED and (xla.IS_THERE or is_torch_tpu_available()):
             self.optim = OptimizerNames.ADAMW_TORCH  # the fused kernel is there for CPU and CUDA alone
         if self.compile and xla.IS_THERE:
             raise InputError("compile is given, and XLA compiles each step as a whole; leave out --compile")
         xla.use_all_devices()
         self._check_launch(is_alone="MASTER_ADDR" not in os.environ)  # without it no process finds another
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if not (self.bf16 or self.fp16):
+            self.mixed_precision = "no"  # else what the launcher was told would hold
+        self._n_gpu = min(1, self.n_gpu)  # one process, one device: rows would be scattered over all of them
         self._check_launch(is_alone=self.world_size == 1)
         if self.total_train_batch_size is not None:
             self.gradient_accumulation_steps = self._accumulation(self.total_train_batch_size)
         check_push_arguments(self)
+
+    def _choose_precision(self) -> None:
+        asked = "bfloat16" if self.bf16 else "float16" if self.fp16 else self.precision
+        if self.precision not in ("auto", asked):
+            raise InputError(
+                f"precision is {self.precision}, and {asked} is asked for too; leave out --bf16 and --fp16"
+            )
+        precision = choose_precision(asked, use_cpu=self.use_cpu)
+        if asked == "auto" and xla.is_tpu():
+            precision = "bfloat16"
+        self.bf16, self.fp16 = precision == "bfloat16", precision == "float16"
+
+    def _check_numbers(self) -> None:
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} is {value}; give {least} or more")
+        for name in ("save_steps", "logging_steps"):
+            value = getattr(self, name)
+            if value <= 0 or (value > 1 and value != int(value)):
+                raise InputError(f"{name} is {value}; give a number of steps, or a share of them as 0.1")
+        if self.auto_find_batch_size:
+            raise InputError("auto_find_batch_size loses count of the rows; leave it out, and see recipes/plan.py")
 
     @property
     def train_batch_size(self) -> int:
