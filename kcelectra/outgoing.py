@@ -12,8 +12,6 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from huggingface_hub import constants
 
 from kcelectra.errors import InputError
@@ -123,10 +121,13 @@ def _is_pickle(name: str, content: Content) -> bool:
     return bool(TEXT_PICKLE.match(content)) and content[-1:] == b"."
 
 
-def _read_columns(name: str, content: Content) -> Iterator[pa.Buffer]:
+def _read_columns(name: str, content: Content) -> Iterator[Any]:
     """Yield the texts of a Parquet file, in which they are compressed."""
     if not name.endswith(".parquet"):
         return
+    import pyarrow as pa  # a Space has none
+    import pyarrow.parquet as pq
+
     try:
         for batch in pq.ParquetFile(io.BytesIO(content) if isinstance(content, bytes) else content).iter_batches():
             for column in batch.columns:

@@ -522,7 +522,10 @@ FROZEN = "--init_generator {} --frozen_generator true --embedding_sharing gdes".
         (["--generator_warmup_steps", "-2"], "generator_warmup_steps is -2; give 0 or more"),
         (["--auto_find_batch_size", "true"], "auto_find_batch_size loses count of the rows"),
         (["--save_strategy", "best"], "save_strategy is best, and a run goes on from its last"),
-        (["--lr_scheduler_type", "cosine_with_min_lr"], "lr_scheduler_type cosine_with_min_lr and .*; give others"),
+        (
+            ["--lr_scheduler_type", "cosine_with_min_lr"],
+            "cosine_with_min_lr does not take lr_scheduler_kwargs .*; give others",
+        ),
         (
             ["--init_discriminator", "{}/../discriminator", "--resume_from_checkpoint", "x"],
             "give --generator_warmup_steps, as the run had that the checkpoint is of",

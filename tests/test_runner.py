@@ -4,7 +4,7 @@ import importlib.util
 import json
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,7 +29,7 @@ from kcelectra.finetuning.results import append_result, read_results
 from kcelectra.finetuning.runner import _test, finetune, load_head
 from kcelectra.finetuning.sources import read_examples
 from kcelectra.finetuning.tasks import TASKS
-from kcelectra.finetuning.training import EvaluationSplit, group_by_layer, train
+from kcelectra.finetuning.training import EvaluationSplit, group_by_layer
 from kcelectra.tokenization import save_tokenizer
 from kcelectra.tokenization.loading import as_bert_tokenizer
 from kcelectra.tokenization.vocabulary import SPECIAL_TOKENS
@@ -294,17 +294,20 @@ def test_a_row_without_room_for_a_text_is_refused(model_dir, data_dir, tmp_path,
         finetune(model_dir, task, data_dir=data_dir, output_dir=tmp_path, max_length=least - 1)
 
 
-def test_the_same_weights_under_two_paths_are_trained_once_at_a_time(model_dir, data_dir, tmp_path, monkeypatch):
-    shutil.copytree(model_dir, tmp_path / "copy")
-    runs = []
-    monkeypatch.setattr(
-        runner, "train", lambda *args, **options: runs.append(options["seed"]) or train(*args, **options)
-    )
+def test_a_run_that_another_process_did_in_the_meantime_is_not_done_again(model_dir, data_dir, tmp_path, monkeypatch):
     options = {"data_dir": data_dir, "num_epochs": 1, "max_train": 8, "max_eval": 4}
-    options |= {"output_dir": tmp_path / "{key}", "results_file": tmp_path / "results.jsonl"}
-    with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(lambda path: finetune(path, "nsmc", **options), [model_dir, tmp_path / "copy"])
-    assert one == other and runs == [0] and len(read_results(tmp_path / "results.jsonl")) == 1
+    row = finetune(model_dir, "nsmc", output_dir=tmp_path / "one", **options)
+    shutil.copytree(model_dir, tmp_path / "copy")
+
+    @contextmanager
+    def wait(path):
+        assert path.name == row["key"]
+        append_result(tmp_path / "other/results.jsonl", row)
+        yield
+
+    monkeypatch.setattr(runner, "locked", wait)
+    monkeypatch.delattr(runner, "train")
+    assert finetune(tmp_path / "copy", "nsmc", output_dir=tmp_path / "other", **options) == row
 
 
 def test_a_line_that_was_cut_is_no_row_and_is_cut_off(tmp_path):

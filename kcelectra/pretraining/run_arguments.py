@@ -135,7 +135,7 @@ class DataArguments:
     shuffle_window: int = field(default=SHUFFLE_WINDOW, metadata={"help": "Rows that are shuffled together."})
 
     def __post_init__(self) -> None:
-        for name in ("eval_rows", "max_length", "shuffle_window"):
+        for name in ("max_length", "shuffle_window"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; give 1 or more")

@@ -118,9 +118,8 @@ class KcElectraTrainer(RecoverableTrainer):
             scheduler = super().create_scheduler(num_steps, optimizer)
         except (TypeError, ValueError) as error:
             kind = SchedulerType(self.args.lr_scheduler_type).value
-            options = self.args.lr_scheduler_kwargs
             raise InputError(
-                f"lr_scheduler_type {kind} and lr_scheduler_kwargs {options}: {error}; give others"
+                f"{kind} does not take lr_scheduler_kwargs {self.args.lr_scheduler_kwargs}: {error}; give others"
             ) from error
         if self.generator_warmup.num_steps:
             if num_steps <= 0 or not isinstance(scheduler, LambdaLR):
