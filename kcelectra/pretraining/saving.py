@@ -1,6 +1,7 @@
 """Save without a pause in training: from a copy in the host's memory, in a thread."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor, UntypedStorage
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from kcelectra.pretraining.checkpoints import rotate_checkpoints, write_checkpoint
 
@@ -85,37 +87,25 @@ def copy_to_host(state: Any) -> Any:
         state: tensors in dictionaries, lists and tuples, beside other values, which are not copied.
     """
     copies: dict[int, UntypedStorage] = {}
-    copied = _copy(state, copies)
+    copied = tree_map_only(Tensor, partial(_copy, copies=copies), state)
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()  # once for all copies
     return copied
 
 
-def _copy(value: Any, copies: dict[int, UntypedStorage]) -> Any:
-    if isinstance(value, Tensor):
-        if value.device.type == "xla":  # has no storage to share
-            return value.detach().cpu()
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in copies:
-            copies[storage.data_ptr()] = UntypedStorage(storage.nbytes()).copy_(storage, non_blocking=True)
-        copy = torch.empty(0, dtype=value.dtype)
-        return copy.set_(copies[storage.data_ptr()], value.storage_offset(), value.shape, value.stride())
-    if isinstance(value, dict):
-        return {key: _copy(each, copies) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_copy(each, copies) for each in value)
-    return value
+def _copy(tensor: Tensor, copies: dict[int, UntypedStorage]) -> Tensor:
+    if tensor.device.type == "xla":  # has no storage to share
+        return tensor.detach().cpu()
+    storage = tensor.untyped_storage()
+    if storage.data_ptr() not in copies:
+        copies[storage.data_ptr()] = UntypedStorage(storage.nbytes()).copy_(storage, non_blocking=True)
+    copy = torch.empty(0, dtype=tensor.dtype)
+    return copy.set_(copies[storage.data_ptr()], tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
 def _has_room(state: Any) -> bool:
-    num_bytes = {storage.data_ptr(): storage.nbytes() for storage in _storages(state)}
+    tensors = [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
+    # XLA's are written from a copy in any case
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type != "xla"]
+    num_bytes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     return psutil.virtual_memory().available > HOST_MARGIN * sum(num_bytes.values())
-
-
-def _storages(value: Any) -> Iterator[UntypedStorage]:
-    if isinstance(value, Tensor):
-        if value.device.type != "xla":  # which is written from a copy in any case
-            yield value.untyped_storage()
-    elif isinstance(value, (dict, list, tuple)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _storages(each)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_map_only
 from transformers.models.electra.modeling_electra import ElectraLayer
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -46,14 +47,12 @@ def gather(state: Any, *, keep: bool) -> Any:
         state: tensors in dictionaries, lists and tuples, beside other values.
         keep: whether this process wants them; if not, it gets None in their place.
     """
-    if isinstance(state, DTensor):
-        whole = state.full_tensor()
+
+    def make_whole(tensor: DTensor) -> Tensor | None:
+        whole = tensor.full_tensor()
         return whole.cpu() if keep else None
-    if isinstance(state, dict):
-        return {key: gather(each, keep=keep) for key, each in state.items()}
-    if isinstance(state, (list, tuple)):
-        return type(state)(gather(each, keep=keep) for each in state)
-    return state
+
+    return tree_map_only(DTensor, make_whole, state)
 
 
 def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
