@@ -95,9 +95,14 @@ def run_recipe(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except (InputError, FileExistsError, NotADirectoryError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+    except InputError as error:
+        message = str(error)
+    except (FileExistsError, NotADirectoryError) as error:
+        message = f"{error.filename} is in the way: a file is where a directory goes; give another one"
+    else:
+        return
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
 
 
 def _hint(key: str, known: set[str]) -> str:

@@ -132,7 +132,7 @@ def _read_columns(name: str, content: Content) -> Iterator[Any]:
         for batch in pq.ParquetFile(io.BytesIO(content) if isinstance(content, bytes) else content).iter_batches():
             for column in batch.columns:
                 yield from filter(None, getattr(column, "dictionary", column).buffers())
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{name} cannot be read: {error}; build the corpus again") from error
 
 

@@ -215,7 +215,8 @@ def test_a_file_where_a_directory_is_wanted_ends_a_recipe_with_status_2(tmp_path
     for name in ("file", "file/below"):
         with pytest.raises(SystemExit) as ended:
             run_recipe(lambda name=name: (tmp_path / name).mkdir(exist_ok=True))
-        assert ended.value.code == 2 and "file" in capsys.readouterr().err
+        assert ended.value.code == 2
+        assert f"error: {tmp_path / name} is in the way: a file is where a directory" in capsys.readouterr().err
 
 
 def test_given_settings_are_those_of_preset_and_command_line(tmp_path):

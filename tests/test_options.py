@@ -17,7 +17,7 @@ from test_modeling import COMPILES
 from test_trainer import assert_equal_weights, make_trainer, weights
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
-from transformers import ElectraForMaskedLM, ElectraForPreTraining
+from transformers import ElectraForMaskedLM, ElectraForPreTraining, TrainingArguments
 
 from kcelectra import (
     DataCollatorForReplacedTokenDetection,
@@ -32,8 +32,10 @@ from kcelectra.pretraining.continuing import GeneratorWarmup, load_released
 from kcelectra.pretraining.export import export_model
 from kcelectra.pretraining.flops import training_flops_per_row
 from kcelectra.pretraining.growing import grow_vocabulary
+from kcelectra.pretraining.health import HealthCallback
 from kcelectra.pretraining.masked_head import masked_language_modeling
 from kcelectra.pretraining.optimization import falling_temperature
+from kcelectra.pretraining.run import lock_run_dir
 from kcelectra.pretraining.streaming import PackedStream
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 
@@ -471,6 +473,38 @@ def run_recipe(monkeypatch, *words):
     short = "--max_steps 2 --save_steps 1 --logging_steps 1 --per_device_train_batch_size 2 --max_length 64".split()
     monkeypatch.setattr(sys, "argv", ["pretrain.py", *short, "--use_cpu", "true", *map(str, words)])
     module.main()
+
+
+def test_a_run_that_another_process_trains_is_refused_and_one_that_is_not_says_all_its_arguments(
+    monkeypatch, sample_file, tmp_path
+):
+    words = ["--dataset", sample_file, "--output_dir", tmp_path / "run", "--vocab_size", "2000"]
+    run_recipe(monkeypatch, *words)
+    arguments = json.loads((tmp_path / "run/run.json").read_text(encoding="utf-8"))["arguments"]
+    assert (arguments["size"], arguments["vocab_size"], arguments["max_steps"]) == ("tiny", 2000, 2)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with lock_run_dir(tmp_path / "run"), pytest.raises(InputError, match="another process trains .*run; end that one"):
+        run_recipe(monkeypatch, *words)
+
+
+@pytest.mark.parametrize("launched_with", ["bf16", "fp16"])
+def test_the_precision_that_is_asked_for_holds_whatever_the_launcher_was_told(
+    monkeypatch, tokenizer, sample_file, tmp_path, launched_with
+):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched_with)
+    trainer = make_trainer(tokenizer, sample_file, tmp_path, use_cpu=True, precision="float32")
+    assert trainer.accelerator.mixed_precision == "no"
+
+
+def test_one_process_drives_one_gpu_however_many_there_are(monkeypatch, tmp_path):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    assert PretrainingArguments(str(tmp_path), use_cpu=True)._n_gpu == 1
+
+
+def test_the_alarms_of_a_run_know_the_warm_up_of_its_generator(tokenizer, sample_file, tmp_path):
+    trainer = make_trainer(tokenizer, sample_file, tmp_path, generator_warmup_steps=3)
+    (callback,) = [each for each in trainer.callback_handler.callbacks if isinstance(each, HealthCallback)]
+    assert callback.generator_warmup_steps == 3
 
 
 def test_a_new_discriminator_is_trained_with_a_released_generator_that_is_frozen(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,6 +148,36 @@ def test_a_run_goes_on_with_the_saves_and_logs_that_are_asked_for_now(undisturbe
     assert all(
         torch.equal(last_of(tmp_path / "run")[2][name], weight) for name, weight in last_of(straight)[2].items()
     )
+
+
+def test_a_run_that_goes_on_elsewhere_has_the_rate_and_the_decay_of_now(undisturbed, tokenizer, tmp_path):
+    source, straight = undisturbed
+    checkpoint = str(find_checkpoints(straight)[0])
+    trainers = [
+        make_trainer(source, tokenizer, tmp_path / str(rate), learning_rate=rate, weight_decay=decay, logging_steps=1)
+        for rate, decay in ((1e-3, 0.01), (1e-4, 0.5))
+    ]
+    for trainer in trainers:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    rates = [[log["learning_rate"] for log in trainer.state.log_history if "loss" in log] for trainer in trainers]
+    begun = read_step(Path(checkpoint))
+    assert rates[1][-(24 - begun) :] == pytest.approx([rate / 10 for rate in rates[0][-(24 - begun) :]])
+    assert max(group["weight_decay"] for group in trainers[1].optimizer.param_groups) == 0.5
+
+
+def test_a_start_that_ends_with_an_error_says_so_in_the_record(undisturbed, tokenizer, tmp_path, monkeypatch):
+    trainer = make_trainer(undisturbed[0], tokenizer, tmp_path / "run")
+    trainer.recorded = {"size": "tiny"}
+
+    def fail(*args):
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(trainer, "training_step", fail)
+    with pytest.raises(InputError, match="the disk is full"):
+        trainer.train()
+    record = read_record(tmp_path / "run")
+    assert record["starts"][-1]["end"]["how"] == "ended by an error: the disk is full"
+    assert record["arguments"]["size"] == "tiny" and record["arguments"]["max_steps"] == 24
 
 
 # told to stop

@@ -1,6 +1,7 @@
 """The global order of rows: one, whatever the number of processes and workers, also when it changes."""
 
 import os
+import time
 from itertools import islice
 from threading import Event
 
@@ -133,6 +134,23 @@ def test_a_stream_is_not_read_by_workers(tokenizer, sample_file):
     stream = PackedStream(CommentReader(str(sample_file)), tokenizer, max_length=MAX_LENGTH)
     with pytest.raises(InputError, match=r"dataloader_num_workers is 2; leave it out.*recipes/pack\.py"):
         make_loader(stream, tokenizer, num_workers=2)
+
+
+def test_what_a_worker_says_is_said_without_its_code(packed_dir, tokenizer, monkeypatch):
+    def refuse(rows, positions):
+        raise InputError("row 7 was changed; pack it again")
+
+    monkeypatch.setattr(PackedRows, "__getitems__", refuse)
+    loader = make_loader(PackedRows(str(packed_dir), seed=0), tokenizer, num_workers=1)
+    with pytest.raises(InputError, match="^row 7 was changed; pack it again$"):
+        next(iter(loader))
+
+
+def test_workers_that_stall_end_the_run(packed_dir, tokenizer, monkeypatch):
+    monkeypatch.setattr(PackedRows, "__getitems__", lambda rows, positions: time.sleep(60))
+    loader = make_loader(PackedRows(str(packed_dir), seed=0), tokenizer, num_workers=1, timeout=2)
+    with pytest.raises(InputError, match="no worker read a batch for 2 s; .* a higher --input_timeout"):
+        next(iter(loader))
 
 
 def test_a_source_that_stalls_ends_the_run(tokenizer, sample_file, monkeypatch):

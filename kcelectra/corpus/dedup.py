@@ -89,7 +89,7 @@ def find_dropped(
             num_short, num_duplicate = (_count(database, f"dropped WHERE {i}is_short") for i in ("", "NOT "))
     except duckdb.OutOfMemoryException as error:
         raise InputError(f"dedup within {memory_limit}: {error}; give more --memory_mb") from error
-    except duckdb.IOException as error:
+    except (duckdb.IOException, duckdb.InvalidInputException) as error:  # the latter where files are gone
         raise InputError(f"{error}; the same command goes on where this one ended") from error
     return {"duplicate": num_duplicate, "too short": num_short}, num_rescued
 

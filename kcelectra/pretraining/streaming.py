@@ -25,7 +25,7 @@ from kcelectra.tokenization import hash_tokenizer
 
 MAX_OPEN_DOCUMENTS = 10_000  # of a thread; one that has more is cut there
 SHUFFLE_WINDOW = 4096  # rows; at length 128 half a million tokens, a second or two of tokenising
-MAX_READ_AHEAD = 1 << 15
+MAX_READ_AHEAD = 1 << 15  # rows
 START: dict[str, Any] = {
     "version": 1,  # of these keys and of what they mean
     "row": 0,  # rows that were taken before it, in all passes
