@@ -30,6 +30,7 @@ from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
 from kcelectra.pretraining.continuing import GeneratorWarmup, load_released, released_tokenizer
 from kcelectra.pretraining.export import export_model
+from kcelectra.pretraining.flops import training_flops_per_row
 from kcelectra.pretraining.modeling import SHARED_EMBEDDINGS
 from kcelectra.pretraining.optimization import product_schedule
 from kcelectra.pretraining.run import build_model
@@ -608,6 +609,14 @@ def test_the_trainer_leaves_the_discriminator_as_it_is_and_then_begins_again(
     assert all(0 < entry["discriminator_auc"] < 1 and 0 < entry["discriminator_loss"] for entry in logged)
     assert [entry["loss"] for entry in logged[:3]] == pytest.approx([entry["generator_loss"] for entry in logged[:3]])
     assert logged[3]["loss"] > 2 * logged[3]["generator_loss"]
+    sizes = {"max_length": 64, "num_masked": trainer.data_collator.num_masked(64)}
+    part, whole = (
+        training_flops_per_row(trainer.model.config, **sizes, is_discriminator_frozen=is_frozen)
+        for is_frozen in (True, False)
+    )
+    assert part < 0.8 * whole
+    flops = [entry["flops_per_token"] for entry in logged[:4]]
+    assert flops == pytest.approx([part / 64] * 3 + [whole / 64], rel=0.05)  # of rows that are nearly full
 
 
 def test_the_trainer_gives_the_discriminator_no_graph_and_alone_no_gradient_in_the_warm_up(

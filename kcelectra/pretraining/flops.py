@@ -14,6 +14,7 @@ def training_flops_per_row(
     num_masked: int,
     num_seen: int | None = None,
     is_generator_frozen: bool = False,
+    is_discriminator_frozen: bool = False,
 ) -> int:
     """Count the operations of one row in one training step, forward and backward.
 
@@ -29,6 +30,7 @@ def training_flops_per_row(
         num_seen: tokens that a token attends to; all of the row if None. A token of a packed row needs to see its own
             document only.
         is_generator_frozen: its forward pass counts alone.
+        is_discriminator_frozen: likewise, as in the warm-up of a generator.
 
     Returns:
         Operations of generator and discriminator together; of the generator alone where the discriminator has no
@@ -41,8 +43,12 @@ def training_flops_per_row(
     seen = max_length if num_seen is None else num_seen
     of_generator = _body_flops_per_token(generator, seen) * max_length + masked_head
     of_discriminator = _body_flops_per_token(discriminator, seen) * max_length + replaced_head
-    of_both = (1 if is_generator_frozen else BACKWARD_FACTOR) * of_generator + BACKWARD_FACTOR * of_discriminator
-    return of_both if config.discriminator_weight else BACKWARD_FACTOR * of_generator
+    if not config.discriminator_weight:
+        return BACKWARD_FACTOR * of_generator
+    generator_factor, discriminator_factor = (
+        1 if is_frozen else BACKWARD_FACTOR for is_frozen in (is_generator_frozen, is_discriminator_frozen)
+    )
+    return generator_factor * of_generator + discriminator_factor * of_discriminator
 
 
 def _body_flops_per_token(config: ElectraConfig, num_seen: int) -> int:

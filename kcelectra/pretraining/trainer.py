@@ -328,6 +328,7 @@ class KcElectraTrainer(RecoverableTrainer):
             num_masked=num_masked,
             num_seen=self._short_length(),
             is_generator_frozen=self.own.frozen_generator,
+            is_discriminator_frozen=self.generator_warmup.holds(self.state.global_step),
         )
 
 
