@@ -436,7 +436,9 @@ def test_a_kill_at_any_moment_loses_at_most_the_checkpoint_that_is_written(tmp_p
             last = read_step(found)
             assert last in (done, done + 1)
             assert (found / "model.safetensors").read_bytes() == Random(last).randbytes(MEGABYTE)
-            assert len(find_checkpoints(tmp_path)) == len(names(tmp_path)) <= 4
+            rotate_checkpoints(tmp_path, 2)  # a life may be too short for its own
+            assert find_last_checkpoint(tmp_path) == found
+            assert len(find_checkpoints(tmp_path)) == len(names(tmp_path)) <= 2
     with capsys.disabled():
         sys.stdout.write(f"\n{num_kills} kills, {inside} of them inside a save or a deletion; {last} checkpoints\n")
     assert inside > 0 and last > 0
