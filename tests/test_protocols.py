@@ -26,6 +26,7 @@ from transformers import (
 from kcelectra.errors import InputError
 from kcelectra.finetuning.original import keep_learnable, make_original_head
 from kcelectra.finetuning.protocols import PROTOCOLS, Settings, find_protocol
+from kcelectra.finetuning.runner import FinetuningArguments
 from kcelectra.finetuning.sources import LabelledTexts, Span, TaggedWords, read_examples
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.tokenization import load_tokenizer
@@ -517,6 +518,13 @@ def test_the_default_protocol_is_ours_and_is_of_every_task_as_it_is():
 def test_the_published_protocols_have_one_seed_and_choose_on_test(name):
     protocol = find_protocol(name)
     assert (protocol.selected_on, protocol.seeds, protocol.warmup, protocol.is_original) == ("test", (42,), 0.0, True)
+
+
+def test_a_number_of_epochs_that_is_given_is_recorded_as_the_one_that_is_not():
+    task, strict = TASKS["nsmc"], PROTOCOLS["strict"]
+    own = FinetuningArguments().settle(task, strict).record()
+    assert json.dumps(FinetuningArguments(num_epochs=8.0).settle(task, strict).record()) == json.dumps(own)
+    assert FinetuningArguments(num_epochs=0.5).settle(task, strict).num_epochs == 0.5
 
 
 def settled(protocol):

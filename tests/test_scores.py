@@ -50,6 +50,13 @@ def test_a_model_is_its_weights_and_tokenizer_wherever_it_lies(tmp_path):
     assert (group.model, [row["seed"] for row in group.rows]) == ("out/base", [0, 1])
 
 
+def test_a_number_of_epochs_is_one_whether_whole_or_not(tmp_path):
+    runs = make_runs([15, 16])
+    runs[1][0]["settings"] = {**runs[1][0]["settings"], "num_epochs": float(runs[0][0]["settings"]["num_epochs"])}
+    (group,) = read_groups(write_results(tmp_path, runs))
+    assert [row["seed"] for row in group.rows] == [0, 1]
+
+
 @pytest.mark.parametrize("key", ["weights_sha256", "tokenizer_sha256"])
 def test_two_models_of_one_name_are_told_apart(tmp_path, key):
     groups = read_groups(write_results(tmp_path, [*make_runs([15]), *make_runs([16], **{key: "c" * 64})]))

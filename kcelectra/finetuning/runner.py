@@ -76,6 +76,8 @@ class FinetuningArguments:
         given = {name: getattr(self, name) for name in OPTIONS}
         if self.precision is not None:
             given["precision"] = choose_precision(self.precision)
+        if self.num_epochs is not None and float(self.num_epochs).is_integer():
+            given["num_epochs"] = int(self.num_epochs)  # as the tasks have it, or the same run had another key
         settings = protocol.settle(task)
         return replace(settings, **{name: value for name, value in given.items() if value is not None})
 

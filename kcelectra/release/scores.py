@@ -251,7 +251,8 @@ def _identify(row: Mapping[str, Any]) -> str:
 
 
 def _condition(row: Mapping[str, Any]) -> str:
-    return json.dumps([row[key] for key in CONDITION], sort_keys=True)
+    settings = {**row["settings"], "num_epochs": float(row["settings"]["num_epochs"])}  # 5 and 5.0 are one number
+    return json.dumps([{**row, "settings": settings}[key] for key in CONDITION], sort_keys=True)
 
 
 def _label(row: Mapping[str, Any]) -> str:
