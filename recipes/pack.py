@@ -43,7 +43,11 @@ class PackArguments:
         default=False,
         metadata={"help": "Make a document of as much of a thread as a row holds, not of a comment and its replies."},
     )
-    seed: int = field(default=0, metadata={"help": "Of the shuffle."})
+    repeat_probability: float = field(
+        default=0.0,
+        metadata={"help": "Share of documents whose comments each stand beside themselves, less some words."},
+    )
+    seed: int = field(default=0, metadata={"help": "Of the shuffle and of what is repeated."})
     num_workers: int | None = field(default=None, metadata={"help": "Processes; one a core if not given."})
 
 
@@ -60,6 +64,7 @@ def main() -> None:
         rules=arguments.rules,
         min_chars=arguments.min_chars,
         fill_documents=arguments.fill_documents,
+        repeat_probability=arguments.repeat_probability,
         seed=arguments.seed,
         num_workers=arguments.num_workers,
     )

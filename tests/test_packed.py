@@ -31,6 +31,7 @@ from kcelectra.pretraining.collator import DataCollatorForReplacedTokenDetection
 from kcelectra.pretraining.packed import BLOCKS_FILE, NUM_CACHED, PackedRows, RowOrder, is_packed, row_dtype
 from kcelectra.pretraining.packed_corpus import pack_corpus
 from kcelectra.pretraining.streaming import PackedStream
+from kcelectra.release.publish import release_rows
 from kcelectra.tokenization import load_tokenizer
 from kcelectra.tokenization.loading import as_bert_tokenizer, tokens_by_id
 
@@ -178,6 +179,20 @@ def test_small_files_are_packed_together_into_the_rows_of_the_stream(source, tok
     pack(source, tokenizer, tmp_path / "out")
     stream = PackedStream(CommentReader(str(source)), tokenizer, max_length=MAX_LENGTH, num_passes=1)
     assert sorted(contents(read_epoch(tmp_path / "out"))) == sorted(contents(stream))
+
+
+def test_repeated_documents_are_those_of_the_stream(source, tokenizer, tmp_path, small, monkeypatch):
+    monkeypatch.setattr(packed_corpus, "PART_BYTES", 1 << 20)  # one part, whose documents are numbered as a stream's
+    manifest = pack(source, tokenizer, tmp_path / "out", repeat_probability=0.5, seed=3)
+    options = {"max_length": MAX_LENGTH, "num_passes": 1, "repeat_probability": 0.5, "seed": 3}
+    stream = PackedStream(CommentReader(str(source)), tokenizer, **options)
+    assert Counter(documents_of(read_epoch(tmp_path / "out"))) == Counter(documents_of(stream))
+    assert manifest["settings"]["repeat_probability"] == 0.5
+    card = release_rows(tmp_path / "out", repo_id="someone/rows", license="mit").files["README.md"].decode()
+    assert "Of 50 % of the documents each comment stands beside itself" in card
+    with pytest.raises(InputError, match="repeat_probability is 2; give a share from 0 to 1"):
+        pack(source, tokenizer, tmp_path / "other", repeat_probability=2)
+    assert not (tmp_path / "other").exists()
 
 
 def test_filled_documents_are_those_of_the_stream(source, tokenizer, packed_dir, tmp_path, small):

@@ -335,6 +335,7 @@ def test_every_python_block_of_the_readme_runs_after_the_demo(first_run, tmp_pat
     [
         (["--max_length", "32"], "max_length is 32, the rows of .* have 64 tokens; leave out --max_length"),
         (["--fill_documents", "true"], "holds packed rows; leave out --fill_documents, or give it to recipes/pack.py"),
+        (["--repeat_probability", "0.5"], "holds packed rows; leave out --repeat_probability, or give"),
         (["--vocab_size", "99"], "the tokenizer has [0-9]+ tokens, vocab_size is 99; leave out --vocab_size"),
         (["--tokenizer", "OTHER"], "was packed with another tokenizer, of [0-9]+ tokens; leave out --tokenizer"),
         (["--init_embeddings", "generator"], "those of a released pair; give its --init_discriminator"),

@@ -21,7 +21,7 @@ from kcelectra import DataCollatorForReplacedTokenDetection, clean, clean_batch
 from kcelectra.corpus.comments import Comment, CommentReader, read_texts
 from kcelectra.corpus.rows import READ_BATCH_SIZE
 from kcelectra.errors import InputError
-from kcelectra.pretraining.packing import frame_document
+from kcelectra.pretraining.packing import Repeater, frame_document
 from kcelectra.pretraining.prefetching import read_ahead
 from kcelectra.pretraining.row_loader import RowLoader
 from kcelectra.pretraining.streaming import DocumentBuilder, PackedStream
@@ -389,7 +389,7 @@ def test_rows_before_any_cut_and_after_a_resume_are_those_of_one_run(source, tok
 
 def test_a_stream_that_is_resumed_again_and_again_is_one_run(source, tokenizer):
     def make():
-        return make_stream(source, tokenizer, max_length=32, shuffle_window=9, num_passes=2)
+        return make_stream(source, tokenizer, max_length=32, shuffle_window=9, num_passes=2, repeat_probability=0.4)
 
     stream, rows, whole = make(), [], as_pairs(make())
     draw = random.Random(source.name)
@@ -508,7 +508,7 @@ def test_a_fingerprint_tells_streams_of_other_rows_apart(tmp_path, sample_file, 
     assert print_of["tokenizer_sha256"] == hash_tokenizer(tokenizer)
     assert print_of["source"] == CommentReader(str(sample_file)).fingerprint()
     settings = {"max_length": 32, "rules": "v2021", "min_chars": 3, "seed": 1, "shuffle_window": 2}
-    for name, value in (settings | {"fill_documents": True}).items():
+    for name, value in (settings | {"fill_documents": True, "repeat_probability": 0.5}).items():
         assert make_stream(sample_file, tokenizer, **{name: value}).fingerprint != print_of
     save_tokenizer(tokenizer, tmp_path)
     assert make_stream(sample_file, load_tokenizer(tmp_path)).fingerprint == print_of
@@ -657,6 +657,42 @@ def test_filled_documents_are_as_long_as_rows_and_hold_the_same_tokens(sample_fi
     assert np.array_equal(*(np.sort(ids[ids > MASK]) for ids in rows))
     lengths = [stream.counts["tokens"] / stream.counts["documents"] for stream in streams]
     assert lengths[0] < 40 < 50 < lengths[1] <= 64
+
+
+def test_a_repeated_document_is_each_of_its_comments_beside_itself_less_some_words():
+    tokens = ["[PAD]", *(f"{'##' * (number % 3 == 2)}{number}" for number in range(1, 400))]
+    comment, replies = list(range(1, 200)), list(range(200, 400))
+    repeater = Repeater(1, tokens=tokens, seed=3)
+    orders = set()
+    for number in range(20):
+        pairs = list(repeater.repeat(comment, replies, number))
+        assert pairs == list(repeater.repeat(comment, replies, number))
+        for ids, (one, other) in zip((comment, replies), pairs, strict=True):
+            whole, rest = (one, other) if len(one) > len(other) else (other, one)
+            orders.add(whole is one)
+            assert whole == ids
+            assert rest == [token_id for token_id in ids if token_id in rest]  # in their order
+            assert 0.7 < len(rest) / len(ids) < 0.97
+            continued = [token_id for token_id in ids if tokens[token_id].startswith("##") and token_id - 1 in ids]
+            assert all((token_id in rest) == (token_id - 1 in rest) for token_id in continued)  # whole words
+    assert orders == {True, False}
+    assert [*repeater.repeat([7], [], 0)] == [([7], [7])]  # never an empty text
+    assert [*repeater.repeat(comment, [], 0)] != [*repeater.repeat(comment, [], 1)]
+    assert [*repeater.repeat(comment, [], 0)] != [*Repeater(1, tokens=tokens, seed=4).repeat(comment, [], 0)]
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3])
+def test_as_many_documents_are_repeated_as_was_asked_for(sample_file, tokenizer, probability):
+    plain, repeated = (make_stream(sample_file, tokenizer, repeat_probability=p) for p in (0, probability))
+    num_documents = [Counter(documents_of(stream)) for stream in (plain, repeated)]
+    share = (num_documents[0] & num_documents[1]).total() / num_documents[0].total()
+    assert share == pytest.approx(1 - probability, abs=0.05)
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
+def test_a_share_of_repeated_documents_that_is_none_is_refused(sample_file, tokenizer, probability):
+    with pytest.raises(InputError, match=r"repeat_probability is .*; give a share from 0 to 1, such as 0\.5"):
+        make_stream(sample_file, tokenizer, repeat_probability=probability)
 
 
 def test_a_thread_of_any_length_is_cut_and_loses_nothing(monkeypatch):

@@ -23,7 +23,7 @@ from kcelectra.corpus.workers import num_cores, run_tasks
 from kcelectra.errors import InputError
 from kcelectra.manifest import read_manifest, to_json, write_manifest
 from kcelectra.pretraining.packed import BLOCKS_FILE, STAGE, TOKENIZER_DIR, row_dtype
-from kcelectra.pretraining.packing import Packer
+from kcelectra.pretraining.packing import Packer, Repeater
 from kcelectra.pretraining.streaming import PackedStream
 from kcelectra.tokenization import hash_tokenizer, load_tokenizer, save_tokenizer
 
@@ -44,6 +44,7 @@ def pack_corpus(
     rules: str | None = None,
     min_chars: int | None = None,
     fill_documents: bool = False,
+    repeat_probability: float = 0.0,
     seed: int = 0,
     num_workers: int | None = None,
 ) -> dict[str, Any]:
@@ -66,7 +67,8 @@ def pack_corpus(
         rules: rule set that cleans; v2022 if None, none for a built corpus.
         min_chars: shortest comment that is kept; 10 if None, 0 for a built corpus.
         fill_documents: a document is not a comment and its replies but as much of a thread as a row holds.
-        seed: of the shuffle.
+        repeat_probability: of a document to be its comments beside themselves, see `Repeater`.
+        seed: of the shuffle and of what is repeated.
         num_workers: processes; one a core if None.
 
     Returns:
@@ -79,10 +81,12 @@ def pack_corpus(
     cleaning = choose_cleaning(reader.dataset, rules, min_chars)
     get_rules(cleaning["rules"])
     Packer(max_length, pad_token_id=tokenizer.pad_token_id)  # which sees that rows are long enough
+    Repeater(repeat_probability)  # that this is a share
     if seed < 0 or (num_workers is not None and num_workers < 1):
         raise InputError(f"give a --seed of 0 or more, not {seed}, and --num_workers of 1 or more, not {num_workers}")
     settings = {"max_length": max_length, **cleaning, "text_column": reader.text_column, "seed": seed}
-    settings |= {"fill_documents": True} if fill_documents else {}
+    options = {"fill_documents": fill_documents, "repeat_probability": repeat_probability}
+    settings |= {name: value for name, value in options.items() if value}
     try:
         work_dir = _plan(reader, tokenizer, Path(output_dir), settings)
         if work_dir is not None:
@@ -203,8 +207,8 @@ def pack_part(work_dir: str, index: int) -> dict[str, Any]:
     reader = CommentReader(**source, text_column=settings["text_column"])
     reader.files = files
     tokenizer = load_tokenizer(Path(work_dir).parent / TOKENIZER_DIR)
-    cleaning = {key: settings[key] for key in ("max_length", "rules", "min_chars")}
-    stream = PackedStream(reader, tokenizer, **cleaning, fill_documents=settings.get("fill_documents", False))
+    names = ("max_length", "rules", "min_chars", "fill_documents", "repeat_probability", "seed")
+    stream = PackedStream(reader, tokenizer, **{name: settings[name] for name in names if name in settings})
     rows = stream.pack_pass()
     keys = np.random.PCG64([settings["seed"], index])  # its stream stays with every numpy (NEP 19)
     row, schema = np.dtype((row_dtype(len(tokenizer)), settings["max_length"])), _schema("key", plan)

@@ -132,6 +132,10 @@ class DataArguments:
         default=False,
         metadata={"help": "Make a document of as much of a thread as a row holds, not of a comment and its replies."},
     )
+    repeat_probability: float = field(
+        default=0.0,
+        metadata={"help": "Share of documents whose comments each stand beside themselves, less some words."},
+    )
     shuffle_window: int = field(default=SHUFFLE_WINDOW, metadata={"help": "Rows that are shuffled together."})
 
     def __post_init__(self) -> None:

@@ -97,10 +97,11 @@ def build_dataset(
                 f"max_length is {arguments.max_length}, the rows of {source.dataset} have {source.max_length} tokens; "
                 "leave out --max_length, or pack rows of another length with recipes/pack.py"
             )
-        if arguments.fill_documents:
-            raise InputError(
-                f"{source.dataset} holds packed rows; leave out --fill_documents, or give it to recipes/pack.py"
-            )
+        for name in ("fill_documents", "repeat_probability"):
+            if getattr(arguments, name):
+                raise InputError(
+                    f"{source.dataset} holds packed rows; leave out --{name}, or give it to recipes/pack.py"
+                )
         if training_arguments.max_steps <= 0:
             rows = training_arguments.train_batch_size * training_arguments.gradient_accumulation_steps
             num_rows = training_arguments.num_train_epochs * source.num_rows
@@ -114,6 +115,7 @@ def build_dataset(
         max_length=arguments.max_length or DEFAULT_MAX_LENGTH,
         **arguments.cleaning(),
         fill_documents=arguments.fill_documents,
+        repeat_probability=arguments.repeat_probability,
         seed=training_arguments.seed,
         shuffle_window=arguments.shuffle_window,
     )

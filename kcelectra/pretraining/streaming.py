@@ -20,8 +20,9 @@ from kcelectra.corpus.cleaning import get_rules
 from kcelectra.corpus.comments import Comment, CommentReader
 from kcelectra.corpus.vectorized import clean_batch
 from kcelectra.errors import InputError
-from kcelectra.pretraining.packing import Packer, frame_document
+from kcelectra.pretraining.packing import Packer, Repeater, frame_document
 from kcelectra.tokenization import hash_tokenizer
+from kcelectra.tokenization.loading import tokens_by_id
 
 MAX_OPEN_DOCUMENTS = 10_000  # of a thread; one that has more is cut there
 SHUFFLE_WINDOW = 4096  # rows; at length 128 half a million tokens, a second or two of tokenising
@@ -141,6 +142,7 @@ class PackedStream(IterableDataset):
         shuffle_window: rows that are shuffled together.
         num_passes: over the source; without end if None, for a run that counts steps.
         fill_documents: a document is not a comment and its replies but as much of a thread as a row holds.
+        repeat_probability: of a document to be its comments beside themselves, see `Repeater`.
 
     Attributes:
         counts: `comments`, `too short`, `documents`, `tokens` (special ones included) and `rows` that were generated,
@@ -163,6 +165,7 @@ class PackedStream(IterableDataset):
         shuffle_window: int = SHUFFLE_WINDOW,
         num_passes: int | None = None,
         fill_documents: bool = False,
+        repeat_probability: float = 0.0,
     ) -> None:
         get_rules(rules)
         self.reader = reader
@@ -174,8 +177,10 @@ class PackedStream(IterableDataset):
         self.shuffle_window = shuffle_window
         self.num_passes = num_passes
         self.fill_documents = fill_documents
+        self.repeat_probability = repeat_probability
         self.max_read_ahead = MAX_READ_AHEAD
         self._backend = _copy_backend(tokenizer)
+        self._repeater = Repeater(repeat_probability, tokens=tokens_by_id(tokenizer), seed=seed)
         self._frame = partial(
             frame_document,
             max_length=max_length,
@@ -191,7 +196,7 @@ class PackedStream(IterableDataset):
         return {
             "source": self.reader.fingerprint(),
             **{name: getattr(self, name) for name in names},
-            **({"fill_documents": True} if self.fill_documents else {}),
+            **{name: value for name in ("fill_documents", "repeat_probability") if (value := getattr(self, name))},
             "tokenizer_sha256": hash_tokenizer(self.tokenizer),
         }
 
@@ -301,11 +306,12 @@ class PackedStream(IterableDataset):
 
     def _framed(self, documents: Iterable[tuple[list[int], list[int]]]) -> Iterator[list[int]]:
         """Yield documents of at most `max_length` tokens."""
-        for comment, replies in documents:
-            pieces = self._frame(comment, replies)
-            self.counts["documents"] += 1
-            self.counts["tokens"] += sum(map(len, pieces))
-            yield from pieces
+        for document in documents:
+            for comment, replies in self._repeater.repeat(*document, self.counts["documents"]):
+                pieces = self._frame(comment, replies)
+                self.counts["documents"] += 1
+                self.counts["tokens"] += sum(map(len, pieces))
+                yield from pieces
 
     def _tokenize(self, comments: list[Comment]) -> tuple[list[Comment], list[list[int]]]:
         """Clean a batch, leave out what is too short, and tokenise the rest on all cores."""
