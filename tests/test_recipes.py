@@ -139,6 +139,18 @@ def packed_dir(first_run, tmp_path_factory):
     return output_dir
 
 
+def test_how_documents_are_made_reaches_the_rows_and_the_run(first_run, run_main, tmp_path):
+    run_dir, output_dir = first_run[0] / "out/smoke", tmp_path / "rows"
+    words = ["--repeat_probability", "0.25", "--fill_documents", "true"]
+    source = ["--dataset", str(run_dir / "sample"), "--tokenizer", str(run_dir / "tokenizer")]
+    command = [sys.executable, str(ROOT / "recipes/pack.py"), *source, *words, "--output_dir", str(output_dir)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    run_main(*words)
+    (start,) = read_record(tmp_path / "run")["starts"]
+    for facts in (verify_manifest(output_dir)["settings"], start["fingerprints"]["data"]["rows"]):
+        assert (facts["repeat_probability"], facts["fill_documents"]) == (0.25, True)
+
+
 def test_a_run_over_packed_rows_counts_passes_and_takes_their_length_and_tokenizer(run_main, packed_dir, tmp_path):
     num_rows = verify_manifest(packed_dir)["num_rows"]
     run_main("--dataset", str(packed_dir), "--max_steps", "-1", "--num_train_epochs", "0.05")

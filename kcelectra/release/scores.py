@@ -251,8 +251,9 @@ def _identify(row: Mapping[str, Any]) -> str:
 
 
 def _condition(row: Mapping[str, Any]) -> str:
-    settings = {**row["settings"], "num_epochs": float(row["settings"]["num_epochs"])}  # 5 and 5.0 are one number
-    return json.dumps([{**row, "settings": settings}[key] for key in CONDITION], sort_keys=True)
+    settings = row["settings"].items()
+    same = {key: float(value) if key == "num_epochs" else value for key, value in settings}  # 5 and 5.0 are one number
+    return json.dumps([same if key == "settings" else row[key] for key in CONDITION], sort_keys=True)
 
 
 def _label(row: Mapping[str, Any]) -> str:
