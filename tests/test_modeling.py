@@ -532,6 +532,15 @@ def test_a_step_with_dropout_compiles_without_a_break(model, batch):
 
 
 @COMPILES
+def test_compiled_parts_take_all_the_shapes_that_a_run_has(model, rows, tokenizer):
+    """Both halves, training and evaluation, short rows, the last of an evaluation: dynamo's own limit is 8."""
+    model.eval().compile_parts(backend="eager")
+    collator = DataCollatorForReplacedTokenDetection(tokenizer)
+    with torch.no_grad():
+        assert all(model(**collator(rows[:num_rows])).loss.isfinite() for num_rows in range(1, 6))
+
+
+@COMPILES
 @pytest.mark.slow
 def test_compiled_code_computes_the_same(model, batch):
     expected = losses_and_gradients(model, batch)

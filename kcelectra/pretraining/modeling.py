@@ -59,6 +59,7 @@ class MaskedHead(torch.nn.Module):
 
 #: What `compile_parts` compiles; the rest of a step handles no hidden states but to hand them on.
 PARTS = (ElectraEmbeddings, ElectraLayer, ElectraGeneratorPredictions, ElectraDiscriminatorPredictions, MaskedHead)
+RECOMPILE_LIMIT = 32
 
 
 @dataclass
@@ -273,6 +274,8 @@ class KcElectraForPreTraining(PreTrainedModel):
 
         A step compiles as a whole too, without a break, but for as long as it has layers.
         """
+        # layers of both halves are one kind, in training and evaluation, for short rows and a last batch: more than 8
+        torch._dynamo.config.recompile_limit = max(RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
         for module in self.modules():
             if isinstance(module, PARTS):
                 module.compile(fullgraph=True, dynamic=False, backend=backend)
