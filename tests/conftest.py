@@ -37,6 +37,25 @@ def sample_file(sample_comments, tmp_path_factory):
     return path
 
 
+def run_here(function, work_dir, tasks, *, num_workers, on_done):
+    """Stand for `run_tasks`, whose processes take seconds to start."""
+    for task in tasks:
+        on_done(task, function(work_dir, task))
+
+
+@pytest.fixture(scope="session")
+def pack_here():
+    """`pack_corpus` in this process."""
+    from kcelectra.pretraining import packed_corpus
+
+    def pack(*args, **options):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(packed_corpus, "run_tasks", run_here)
+            return packed_corpus.pack_corpus(*args, **options)
+
+    return pack
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     if not SHARED_DATA.is_dir():

@@ -16,7 +16,6 @@ from kcelectra import KcElectraForPreTraining
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
 from kcelectra.pretraining.checkpoints import find_last_checkpoint
-from kcelectra.pretraining.packed_corpus import pack_corpus
 from kcelectra.pretraining.pushing import EXPORT_DIR, STAGING_DIR, Pusher
 from kcelectra.pretraining.record import read_record
 from kcelectra.pretraining.sharding import ASKED_BY, gather
@@ -42,9 +41,9 @@ class GradientTrainer(StoppingTrainer):
 
 
 @pytest.fixture(scope="module")
-def packed_dir(tokenizer, sample_file, tmp_path_factory):
+def packed_dir(pack_here, tokenizer, sample_file, tmp_path_factory):
     path = tmp_path_factory.mktemp("packed") / "rows"
-    pack_corpus(CommentReader(str(sample_file)), tokenizer, path, max_length=MAX_LENGTH, num_workers=1)
+    pack_here(CommentReader(str(sample_file)), tokenizer, path, max_length=MAX_LENGTH)
     return path
 
 

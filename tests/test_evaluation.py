@@ -10,7 +10,6 @@ from test_trainer import MAX_LENGTH, make_model, make_rows, make_trainer
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
 from kcelectra.pretraining.collator import IGNORED
-from kcelectra.pretraining.packed_corpus import pack_corpus
 from kcelectra.pretraining.progress import format_log
 from kcelectra.pretraining.run import build_trainer
 from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
@@ -115,8 +114,8 @@ def test_comments_are_evaluated_as_often_as_a_checkpoint_is_saved(tokenizer, sam
     assert trainer.args.eval_steps == 2 and 5 < len(trainer.eval_dataset) < 1000
 
 
-def test_packed_rows_are_taken_as_they_are_and_must_fit(tokenizer, sample_file, other_file, tmp_path):
-    pack_corpus(CommentReader(str(other_file)), tokenizer, tmp_path / "rows", max_length=MAX_LENGTH, num_workers=1)
+def test_packed_rows_are_taken_as_they_are_and_must_fit(pack_here, tokenizer, sample_file, other_file, tmp_path):
+    pack_here(CommentReader(str(other_file)), tokenizer, tmp_path / "rows", max_length=MAX_LENGTH)
     data = {"eval_dataset": str(tmp_path / "rows"), "eval_rows": 4}
     trainer = build(tokenizer, sample_file, tmp_path, data=data)
     packed = open_source(DataArguments(dataset=data["eval_dataset"]), tmp_path, seed=trainer.args.seed)

@@ -17,6 +17,7 @@ from threading import RLock
 
 import numpy as np
 import pytest
+from conftest import run_here
 from datasets import load_dataset
 from hub import HubServer, run_client
 from torch.utils.data import DataLoader
@@ -39,12 +40,6 @@ PAD, CLS = 0, 2
 MAX_LENGTH = 64
 ROW_BYTES = 2 * MAX_LENGTH
 SMALL = {"PART_BYTES": 1, "RUN_BYTES": 50 * ROW_BYTES, "FILE_BYTES": 200 * ROW_BYTES, "BLOCK_BYTES": 32 * ROW_BYTES}
-
-
-def run_here(function, work_dir, tasks, *, num_workers, on_done):
-    """Stand for `run_tasks`, whose processes take seconds to start."""
-    for task in tasks:
-        on_done(task, function(work_dir, task))
 
 
 def make_small(patch):

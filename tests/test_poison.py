@@ -11,16 +11,15 @@ from safetensors.torch import load_file
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
 from kcelectra.pretraining.checkpoints import find_checkpoints, find_last_checkpoint, read_history, read_step
-from kcelectra.pretraining.packed_corpus import pack_corpus
 from kcelectra.pretraining.record import read_record
 
 NUM_STEPS = 24
 
 
 @pytest.fixture(scope="module")
-def packed_dir(tokenizer, sample_file, tmp_path_factory):
+def packed_dir(pack_here, tokenizer, sample_file, tmp_path_factory):
     path = tmp_path_factory.mktemp("packed") / "rows"
-    pack_corpus(CommentReader(str(sample_file)), tokenizer, path, max_length=64, num_workers=1)
+    pack_here(CommentReader(str(sample_file)), tokenizer, path, max_length=64)
     return str(path)
 
 

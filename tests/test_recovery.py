@@ -34,7 +34,6 @@ from kcelectra import DataCollatorForReplacedTokenDetection
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
 from kcelectra.pretraining.checkpoints import find_checkpoints, find_last_checkpoint, read_history, read_step
-from kcelectra.pretraining.packed_corpus import pack_corpus
 from kcelectra.pretraining.record import read_record
 from kcelectra.pretraining.run import describe_run
 
@@ -42,9 +41,9 @@ TIMES = {"seconds", "tokens_per_second", "teraflops_per_second", "input_wait_sha
 
 
 @pytest.fixture(scope="module")
-def packed_dir(tokenizer, sample_file, tmp_path_factory):
+def packed_dir(pack_here, tokenizer, sample_file, tmp_path_factory):
     path = tmp_path_factory.mktemp("packed") / "rows"
-    pack_corpus(CommentReader(str(sample_file)), tokenizer, path, max_length=MAX_LENGTH, num_workers=1)
+    pack_here(CommentReader(str(sample_file)), tokenizer, path, max_length=MAX_LENGTH)
     return path
 
 

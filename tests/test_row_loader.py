@@ -13,7 +13,6 @@ from kcelectra import DataCollatorForReplacedTokenDetection
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
 from kcelectra.pretraining.packed import PackedRows
-from kcelectra.pretraining.packed_corpus import pack_corpus
 from kcelectra.pretraining.row_loader import RowLoader
 from kcelectra.pretraining.signals import SIGNALS
 from kcelectra.pretraining.streaming import PackedStream
@@ -22,9 +21,9 @@ MAX_LENGTH = 64
 
 
 @pytest.fixture(scope="module")
-def packed_dir(tokenizer, sample_file, tmp_path_factory):
+def packed_dir(pack_here, tokenizer, sample_file, tmp_path_factory):
     path = tmp_path_factory.mktemp("packed") / "rows"
-    pack_corpus(CommentReader(str(sample_file)), tokenizer, path, max_length=MAX_LENGTH, num_workers=1)
+    pack_here(CommentReader(str(sample_file)), tokenizer, path, max_length=MAX_LENGTH)
     return path
 
 
