@@ -35,6 +35,7 @@ from kcelectra.tokenization.vocabulary import SPECIAL_TOKENS, append_unused
 BYTES_PER_TOKEN = 5.05  # measured: 627,850 comments, a vocabulary of 32,000, [CLS] and [SEP] of each counted
 NUM_SAMPLED = 20_000  # comments that are tokenised
 SHARE_OF_MEMORY = 0.9  # that may be used; assumption: the rest is the driver's, and in pieces too small
+SMOKE_PRESET = Path(__file__).parent / "smoke" / "pretrain.yaml"  # what recipes/pretrain.py takes where none is given
 
 
 @dataclass
@@ -76,7 +77,7 @@ class PlannedArguments(PretrainingArguments):
 def main() -> None:
     """Print the plan."""
     classes = (ModelArguments, DataArguments, PlannedArguments, PlanArguments)
-    model_args, data_args, training_args, plan_args = parse_args(*classes)
+    model_args, data_args, training_args, plan_args = parse_args(*classes, default_preset=SMOKE_PRESET)
     device, rows = DEVICES[plan_args.device], open_rows(data_args, plan_args)
     tokenizer, is_real = find_tokenizer(model_args, data_args, rows)
     is_continued = model_args.init_discriminator or model_args.init_generator

@@ -38,6 +38,7 @@ from kcelectra.pretraining.health import check_health
 from kcelectra.pretraining.run import build_trainer, claim_run_dir, describe_run, lock_run_dir, prepare_cpu
 from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.run_data import open_source, prepare_tokenizer
+from kcelectra.pretraining.signals import StopSignals
 from kcelectra.pretraining.trainer import KcElectraTrainer
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.release.report import REPORT_PAGE, check_learning, loading_snippet, write_report
@@ -45,6 +46,15 @@ from kcelectra.release.report import REPORT_PAGE, check_learning, loading_snippe
 logger = logging.getLogger(__name__)
 
 LAUNCHER = ("ACCELERATE_", "GROUP_", "LOCAL_", "MASTER_", "RANK", "ROLE_", "TORCHELASTIC_", "WORLD_SIZE")
+NO_EPOCHS = "rows are read on without an end of an epoch"
+REFUSED = {
+    ("save_strategy", "no"): "the last checkpoint is what is exported",
+    ("save_strategy", "best"): "a run goes on from its last checkpoint",
+    ("save_strategy", "epoch"): NO_EPOCHS,
+    ("logging_strategy", "no"): "the log is what the report shows",
+    ("logging_strategy", "epoch"): NO_EPOCHS,
+    ("eval_strategy", "epoch"): NO_EPOCHS,
+}
 SMOKE_PRESET = Path(__file__).parent / "smoke" / "pretrain.yaml"
 
 
@@ -73,20 +83,17 @@ def run(stack: ExitStack) -> None:
     classes = (ModelArguments, DataArguments, PretrainingArguments, ProbeArguments)
     arguments = parse_args(*classes, default_preset=SMOKE_PRESET)
     model_args, data_args, training_args, probe_args = arguments
-    if training_args.save_strategy == "no":
-        raise InputError("save_strategy is no, and the last checkpoint is what is exported; leave out --save_strategy")
-    if training_args.save_strategy == "best":
-        raise InputError(
-            "save_strategy is best, and a run goes on from its last checkpoint; leave out --save_strategy"
-        )
+    for (name, value), reason in REFUSED.items():
+        if getattr(training_args, name) == value:
+            raise InputError(f"{name} is {value}, and {reason}; leave out --{name}")
     if training_args.disable_tqdm:
         disable_progress_bar()
     prepare_cpu()
     run_dir = training_args.output_dir
     with training_args.main_process_first(local=False):  # the disk is one, also of several machines
-        claim_run_dir(run_dir, given_settings(*arguments, default_preset=SMOKE_PRESET))
         if training_args.process_index == 0:
             stack.enter_context(lock_run_dir(run_dir))
+        claim_run_dir(run_dir, given_settings(*arguments, default_preset=SMOKE_PRESET))
         source = open_source(data_args, run_dir, seed=training_args.seed)
         released = {half: getattr(model_args, half) for half in ("init_discriminator", "init_generator")}
         tokenizer = prepare_tokenizer(data_args, source, run_dir, **released)
@@ -94,7 +101,7 @@ def run(stack: ExitStack) -> None:
     trainer = build_trainer(model_args, data_args, training_args, source=source, tokenizer=tokenizer)
     trainer.recorded = {**asdict(model_args), **asdict(data_args), **asdict(probe_args)}
     if probe_args.probe_task is not None:
-        trainer.after_save.append(lambda checkpoint: trainer.signals.received or probe(checkpoint, probe_args))
+        trainer.after_save.append(lambda checkpoint: probe(checkpoint, probe_args, trainer.signals))
     checkpoint = trainer.find_checkpoint(True)
     if checkpoint is not None and read_step(checkpoint) >= training_args.max_steps:
         print(f"{run_dir} has trained its {training_args.max_steps} steps; delete it to train anew")
@@ -115,8 +122,13 @@ def pulled_checkpoint(arguments: PretrainingArguments) -> str | None:
     return given
 
 
-def probe(checkpoint: Path, arguments: ProbeArguments) -> None:
-    """Fine-tune a checkpoint in a process of its own, and add its score to `probe/results.jsonl`."""
+def probe(checkpoint: Path, arguments: ProbeArguments, signals: StopSignals) -> None:
+    """Fine-tune a checkpoint in a process of its own, and add its score to `probe/results.jsonl`.
+
+    It ends when the run is told to stop, whose own save waits for it.
+    """
+    if signals.received:
+        return
     step, probe_dir = read_step(checkpoint), checkpoint.parent / "probe"
     try:
         export_checkpoint(checkpoint, probe_dir / "export")
@@ -137,10 +149,19 @@ def probe(checkpoint: Path, arguments: ProbeArguments) -> None:
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     command = [sys.executable, str(Path(__file__).with_name("finetune.py")), *words]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHER)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        logger.warning("the probe of step %d failed, training goes on: %s", step, done.stderr.strip()[-500:])
-    for line in done.stdout.splitlines():
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+    while True:
+        try:
+            output, errors = process.communicate(timeout=1)
+            break
+        except subprocess.TimeoutExpired:
+            if signals.received:
+                process.kill()
+    if process.returncode != 0:
+        reason = "the run was told to stop" if signals.received else f"training goes on: {errors.strip()[-500:]}"
+        logger.warning("the probe of step %d failed, %s", step, reason)
+    for line in output.splitlines():
         if "seed 0: " in line:
             print(f"probe of step {step}: {line.split('seed 0: ')[1]}", flush=True)
 
@@ -150,7 +171,7 @@ def finish(trainer: KcElectraTrainer, run_dir: str) -> None:
     checkpoint = find_last_checkpoint(run_dir)
     history = read_history(checkpoint)
     page = Path(run_dir, REPORT_PAGE)
-    if not page.exists():
+    if not page.exists() or not Path(run_dir, "export").exists():
         export_checkpoint(checkpoint, Path(run_dir, "export"))
         warmup_steps = trainer.generator_warmup.num_steps + trainer.args.get_warmup_steps(trainer.args.max_steps)
         alarms = check_health(history, warmup_steps=warmup_steps)

@@ -337,7 +337,7 @@ def alone(checkpoint_dir: Path, run_dir: Path) -> Path:
 
 def test_the_newest_checkpoints_stay(tmp_path):
     write(tmp_path, 1, 2, 30, 4)
-    for limit, left in ((None, 4), (0, 4), (4, 4), (3, 3), (1, 1)):
+    for limit, left in ((None, 4), (0, 4), (-1, 4), (4, 4), (3, 3), (1, 1)):
         rotate_checkpoints(tmp_path, limit)
         assert len(names(tmp_path)) == left
     assert names(tmp_path) == ["checkpoint-30"]

@@ -9,12 +9,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from kcelectra import KcElectraConfig, KcElectraForPreTraining
-from kcelectra.arguments import parse_args
+from kcelectra.arguments import parse_args, read_preset
 from kcelectra.corpus.build import build_corpus
 from kcelectra.corpus.comments import CommentReader, read_texts
 from kcelectra.errors import InputError
 from kcelectra.pretraining.flops import training_flops_per_row
-from kcelectra.pretraining.packed_corpus import pack_corpus
 from kcelectra.pretraining.planning import DEVICES, count_parameters, estimate_memory
 from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.training_arguments import PretrainingArguments
@@ -174,6 +173,13 @@ def test_more_devices_take_more_rows_unless_the_step_is_given(plan):
     assert cores["run"].startswith("100 steps of 4 rows") and " of 0.14 TFLOP/s in float32 (measured" in cores["time"]
 
 
+def test_without_a_preset_the_run_is_planned_that_pretraining_would_start(plan):
+    preset = read_preset(ROOT / "recipes/smoke/pretrain.yaml")
+    steps, rows = preset["max_steps"], preset["per_device_train_batch_size"]
+    run = plan("--device", "cpu", "--num_tokens", "1e9")["run"]
+    assert run.startswith(f"{steps} steps of {rows} rows of {preset['max_length']} tokens")
+
+
 def test_time_and_price_follow_what_is_given(recipe):
     given = recipe.PlanArguments(device="tpu-v3-8", num_devices=2, mfu=0.5, dollars_per_hour=100)
     lines = recipe.describe_time(24 * 3600 * 492e12, DEVICES["tpu-v3-8"], given)  # a day at the peak of one
@@ -201,8 +207,8 @@ def test_what_there_is_to_type_is_counted(plan):
     )
 
 
-def test_tokens_are_those_of_packed_rows(plan, tokenizer, sample_file, tmp_path):
-    manifest = pack_corpus(CommentReader(str(sample_file)), tokenizer, tmp_path / "rows", max_length=64, num_workers=1)
+def test_tokens_are_those_of_packed_rows(plan, pack_here, tokenizer, sample_file, tmp_path):
+    manifest = pack_here(CommentReader(str(sample_file)), tokenizer, tmp_path / "rows", max_length=64)
     num_tokens = manifest["counts"]["tokens"]
     printed = plan(*SHORT[:2], "--dataset", str(tmp_path / "rows"), "--max_steps", "-1", "--num_train_epochs", "2")
     assert printed["corpus"].startswith(f"{num_tokens:,} tokens (counted), 2.0") and " rows of 64 " in printed["run"]

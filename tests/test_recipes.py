@@ -6,20 +6,28 @@ import math
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout, suppress
 from functools import cache
+from io import StringIO
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
+from conftest import run_here
 from safetensors.torch import load_file
 
-from kcelectra.arguments import parse_args, read_preset
+from kcelectra.arguments import parse_args, read_preset, run_recipe
 from kcelectra.errors import InputError
 from kcelectra.manifest import verify_manifest
+from kcelectra.pretraining import packed_corpus
 from kcelectra.pretraining.record import read_record
+from kcelectra.pretraining.run import lock_run_dir
 from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
+from kcelectra.pretraining.signals import StopSignals
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.tokenization import SPECIAL_TOKENS
 
@@ -60,11 +68,11 @@ def test_without_a_dataset_the_recipe_leaves_two_models_and_a_report(first_run):
     assert "attention: sdpa; compiled: no" in result.stdout
 
 
-def test_the_two_lines_it_prints_load_the_result(first_run):
+def test_the_two_lines_it_prints_load_the_result(first_run, monkeypatch):
     directory, result = first_run
     lines = result.stdout.strip().splitlines()[-2:]
-    check = "assert sum(p.numel() for p in model.parameters()) > 100_000"
-    subprocess.run([sys.executable, "-c", "\n".join([*lines, check])], cwd=directory, check=True, timeout=120)
+    monkeypatch.chdir(directory)
+    exec("\n".join([*lines, "assert sum(p.numel() for p in model.parameters()) > 100_000"]), {})
 
 
 def test_the_same_command_continues_an_interrupted_run_to_the_same_weights(first_run, tmp_path):
@@ -94,17 +102,17 @@ def test_the_same_command_after_the_end_trains_no_more(first_run):
     assert (directory / "out/smoke/report/index.html").read_text(encoding="utf-8") == page
 
 
-def test_another_run_in_the_same_directory_is_refused_with_the_cure(first_run):
-    directory, _ = first_run
-    result = launch(directory, *SHORT, "--learning_rate", "5e-4")
-    assert result.returncode != 0
-    error = next(line for line in result.stderr.splitlines() if line.startswith("error: "))
+def test_another_run_in_the_same_directory_is_refused_with_the_cure(first_run, monkeypatch, capsys):
+    monkeypatch.chdir(first_run[0])
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", *SHORT, "--learning_rate", "5e-4"])
+    with pytest.raises(SystemExit, match="2"):
+        run_recipe(load_recipe().main)
+    error = capsys.readouterr().err
     assert "learning_rate: 0.001 there, 0.0005 now" in error and "give another --output_dir" in error
-    assert "Traceback" not in result.stderr.split("error: ")[0]
 
 
 @pytest.mark.parametrize("half", ["discriminator", "generator"])
-def test_a_probe_adds_the_score_of_a_checkpoint(first_run, tmp_path, monkeypatch, capsys, half):
+def test_a_probe_adds_the_score_of_a_checkpoint(first_run, tmp_path, monkeypatch, capsys, caplog, half):
     """In a process of its own, which must not take itself for one of several that train together."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name, start in (("ratings_train.txt", 0), ("ratings_test.txt", 100)):
@@ -116,16 +124,39 @@ def test_a_probe_adds_the_score_of_a_checkpoint(first_run, tmp_path, monkeypatch
         config = json.loads((checkpoint / "config.json").read_text())
         (checkpoint / "config.json").write_text(json.dumps(config | {"discriminator_weight": 0.0}))
     probe_args = recipe.ProbeArguments(probe_task="nsmc", probe_data_dir=str(tmp_path), probe_examples=20)
-    recipe.probe(checkpoint, probe_args)
+    recipe.probe(checkpoint, probe_args, StopSignals())
     (row,) = (json.loads(line) for line in (tmp_path / "run/probe/results.jsonl").read_text().splitlines())
     assert (row["step"], row["task"], Path(row["model"]).name) == (6, "nsmc", half)
     assert f"probe of step 6: accuracy {row['metrics']['accuracy']:.4f}" in capsys.readouterr().out
-    recipe.probe(checkpoint, recipe.ProbeArguments(probe_task="nope", probe_data_dir=str(tmp_path)))
+    if half == "discriminator":  # training goes on
+        recipe.probe(checkpoint, recipe.ProbeArguments(probe_task="nope", probe_data_dir="x"), StopSignals())
+        assert "the probe of step 6 failed, training goes on: " in caplog.text
     with pytest.raises(InputError, match="give --probe_data_dir"):
         recipe.ProbeArguments(probe_task="nsmc")
 
 
+def test_a_run_that_is_told_to_stop_does_not_wait_for_its_probe(first_run, tmp_path, monkeypatch, caplog):
+    """Its own save waits for the thread that the probe runs in."""
+    recipe, signals = load_recipe(), StopSignals()
+    checkpoint = Path(shutil.copytree(first_run[0] / "out/smoke/checkpoint-6", tmp_path / "run/checkpoint-6"))
+    monkeypatch.setattr(sys, "executable", write(tmp_path / "python", "#!/bin/sh\nexec sleep 100\n"))
+    (tmp_path / "python").chmod(0o700)
+    Timer(0.1, setattr, (signals, "received", signal.SIGTERM)).start()
+    recipe.probe(checkpoint, recipe.ProbeArguments(probe_task="nsmc", probe_data_dir=str(tmp_path)), signals)
+    assert "the probe of step 6 failed, the run was told to stop" in caplog.text
+
+
 # packed rows, and released models
+
+
+def pack(*words: str) -> str:
+    """Run the recipe in this process, and return what it prints."""
+    output = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
+        patch.setattr(packed_corpus, "run_tasks", run_here)
+        patch.setattr(sys, "argv", ["pack.py", *words])
+        load_recipe("recipes/pack.py").main()
+    return output.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +164,7 @@ def packed_dir(first_run, tmp_path_factory):
     """Rows of the run's own comments and tokenizer."""
     run_dir, output_dir = first_run[0] / "out/smoke", tmp_path_factory.mktemp("packed") / "rows"
     words = ["--dataset", str(run_dir / "sample"), "--tokenizer", str(run_dir / "tokenizer"), "--max_length", "64"]
-    command = [sys.executable, str(ROOT / "recipes/pack.py"), *words, "--output_dir", str(output_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and f"rows: {output_dir}" in done.stdout, done.stderr
+    assert f"rows: {output_dir}" in pack(*words, "--output_dir", str(output_dir))
     return output_dir
 
 
@@ -143,8 +172,7 @@ def test_how_documents_are_made_reaches_the_rows_and_the_run(first_run, run_main
     run_dir, output_dir = first_run[0] / "out/smoke", tmp_path / "rows"
     words = ["--repeat_probability", "0.25", "--fill_documents", "true"]
     source = ["--dataset", str(run_dir / "sample"), "--tokenizer", str(run_dir / "tokenizer")]
-    command = [sys.executable, str(ROOT / "recipes/pack.py"), *source, *words, "--output_dir", str(output_dir)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    pack(*source, *words, "--output_dir", str(output_dir))
     run_main(*words)
     (start,) = read_record(tmp_path / "run")["starts"]
     for facts in (verify_manifest(output_dir)["settings"], start["fingerprints"]["data"]["rows"]):
@@ -176,8 +204,8 @@ def test_a_released_discriminator_goes_on_beside_a_new_generator_that_is_warmed_
 # bad input, one line each
 
 
-def load_recipe():
-    spec = importlib.util.spec_from_file_location("pretrain_recipe", ROOT / "recipes/pretrain.py")
+def load_recipe(script: str = "recipes/pretrain.py"):
+    spec = importlib.util.spec_from_file_location(Path(script).stem + "_recipe", ROOT / script)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -206,7 +234,7 @@ def write(path: Path, text: str) -> str:
     [
         (["--dataset", "nowhere/*.parquet"], "no file matches 'nowhere/\\*.parquet'; give a file"),
         (["--text_column", "comment"], "has no column 'comment'; it has 'comment_id', 'parent_id', 'thread', 'text'"),
-        (["--max_length", "600"], "max_length 600 is above the position table, 512; give a lower --max_length or"),
+        (["--max_length", "600"], "table, 512; give a --max_length of at most 512, or --max_position_embeddings 600"),
         (["--max_length", "7"], "max_length is 7; give at least 8"),
         (["--mask_probability", "0.001"], "less than one token: give a larger --mask_probability"),
         (["--max_stepz", "5"], "unknown argument '--max_stepz'; did you mean 'max_steps'?"),
@@ -222,6 +250,11 @@ def write(path: Path, text: str) -> str:
             "warmup_stable_decay does not take lr_scheduler_kwargs .*'decay': 5.*unexpected keyword argument 'decay'",
         ),
         (["--save_strategy", "no"], "the last checkpoint is what is exported; leave out --save_strategy"),
+        (["--save_strategy", "epoch"], "rows are read on without an end of an epoch; leave out --save_strategy"),
+        (["--logging_strategy", "no"], "the log is what the report shows; leave out --logging_strategy"),
+        (["--generator_weight", "-1"], "generator_weight is -1.0 and discriminator_weight 50.0; give 0 or more"),
+        (["--generator_weight", "0", "--discriminator_weight", "0"], "discriminator_weight 0.0; .* one above 0"),
+        (["--adam_bias_correction", "false", "--optim", "sgd"], "adam_bias_correction is false, and optim is sgd;"),
         (["--dataloader_num_workers", "2"], "dataloader_num_workers is 2; leave it out"),
         (["--save_steps", "1", "--save_total_limit", "99999999", "--max_steps", "99999999"], "MB are free; make room"),
     ],
@@ -229,6 +262,16 @@ def write(path: Path, text: str) -> str:
 def test_bad_input_is_named_with_what_to_type(run_main, arguments, message):
     with pytest.raises(InputError, match=message):
         run_main(*arguments)
+
+
+def test_a_second_start_leaves_what_a_run_has_that_has_not_saved_yet(run_main, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with lock_run_dir(tmp_path / "run"):
+        (tmp_path / "run/tokenizer").mkdir()
+        write(tmp_path / "run/run.yaml", "size: small\n")
+        with pytest.raises(InputError, match="another process trains"):
+            run_main()
+    assert (tmp_path / "run/run.yaml").read_text() == "size: small\n" and (tmp_path / "run/tokenizer").exists()
 
 
 def test_an_empty_source_is_named(run_main, tmp_path):
@@ -288,8 +331,11 @@ def readme_commands(readme: str = "README.md") -> list[str]:
 
 @cache
 def help_of(script: str) -> str:
-    command = [sys.executable, ROOT / script, "--help"]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    output = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), suppress(SystemExit):
+        patch.setattr(sys, "argv", [script, "--help"])
+        load_recipe(script).main()
+    return output.getvalue()
 
 
 PRESET_READMES = ("recipes/comments-tiny/README.md", "recipes/comments-small/README.md")
@@ -338,16 +384,17 @@ def test_every_python_block_of_the_readme_runs_after_the_demo(first_run, tmp_pat
     for recipe in ("build_corpus.py", "train_tokenizer.py"):
         command = [sys.executable, ROOT / "recipes" / recipe]
         subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=200)
-    sample = shutil.move(directory / "out/smoke/sample", tmp_path)  # the demo trains on packed rows and leaves none there
-    for code in blocks("python"):
-        subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=directory, check=True, timeout=200)
+    sample = shutil.move(directory / "out/smoke/sample", tmp_path)  # of a run without --dataset alone
+    run = "import json, sys\nfor code in json.load(sys.stdin):\n    exec(code, {})"  # none sees the names of another
+    command = [sys.executable, "-W", "ignore", "-c", run]
+    subprocess.run(command, input=json.dumps(blocks("python")), text=True, cwd=directory, check=True, timeout=400)
     shutil.move(sample, directory / "out/smoke")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max_length", "32"], "max_length is 32, the rows of .* have 64 tokens; leave out --max_length"),
+        (["--max_length", "32"], "max_length is 32, the rows of .* have 64 tokens; give --max_length 64"),
         (["--fill_documents", "true"], "holds packed rows; leave out --fill_documents, or give it to recipes/pack.py"),
         (["--repeat_probability", "0.5"], "holds packed rows; leave out --repeat_probability, or give"),
         (["--vocab_size", "99"], "the tokenizer has [0-9]+ tokens, vocab_size is 99; leave out --vocab_size"),

@@ -97,6 +97,15 @@ def test_a_run_that_is_being_trained_is_not_trained_by_another_process(run_dir, 
         claim_run_dir(run_dir, SETTINGS)
 
 
+def test_a_directory_that_is_no_run_is_not_locked(run_dir):
+    run_dir.mkdir(parents=True)
+    (run_dir / "thesis.txt").write_text("가", encoding="utf-8")
+    with pytest.raises(InputError, match="run is there and holds no run.yaml; give another --output_dir"):
+        with lock_run_dir(run_dir):
+            pass
+    assert [path.name for path in run_dir.iterdir()] == ["thesis.txt"]
+
+
 def test_where_the_directory_lies_is_no_setting(run_dir):
     claim_run_dir(run_dir, {**SETTINGS, "output_dir": "out/run"})
     train_a_step(run_dir)

@@ -213,6 +213,13 @@ def test_the_product_schedule_is_what_the_trainer_then_uses(tokenizer, sample_fi
     assert rates == pytest.approx([0, 0.5 * 0.75 * 1e-3, 0.5e-3, 0.25e-3])
 
 
+@pytest.mark.parametrize(("warmup_steps", "is_warned"), [(4, True), (3, False)])
+def test_a_warmup_that_outlasts_the_run_is_said(tokenizer, sample_file, tmp_path, caplog, warmup_steps, is_warned):
+    trainer = make_trainer(tokenizer, sample_file, tmp_path, max_steps=4, warmup_steps=warmup_steps)
+    trainer.create_optimizer_and_scheduler(4)
+    assert ("rises for 4 steps of 4 and never reaches its peak; give fewer --warmup_steps" in caplog.text) == is_warned
+
+
 def test_adam_without_bias_correction_takes_the_references_first_step(tokenizer, sample_file, tmp_path):
     """Fresh moments: lr * 0.1 g / (sqrt(0.001) |g| + 1e-6), about 3.16 lr."""
     trainer = make_trainer(tokenizer, sample_file, tmp_path, adam_bias_correction=False, weight_decay=0.0)

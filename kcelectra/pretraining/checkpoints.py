@@ -119,9 +119,9 @@ def rotate_checkpoints(run_dir: str | Path, limit: int | None) -> None:
 
     Args:
         run_dir: of the run.
-        limit: how many stay; all if None or 0.
+        limit: how many stay; all if None, or below 1 as in transformers.
     """
-    if not limit or len(find_checkpoints(run_dir)) <= limit:
+    if limit is None or limit < 1 or len(find_checkpoints(run_dir)) <= limit:
         return
     newest = next((path for path, damage in _examine(run_dir) if damage is None), None)
     if newest is not None:

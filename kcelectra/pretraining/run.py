@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import logging
 import math
 import os
 import platform
@@ -42,7 +43,10 @@ from kcelectra.pretraining.streaming import PackedStream
 from kcelectra.pretraining.trainer import KcElectraTrainer
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 
+logger = logging.getLogger(__name__)
+
 SETTINGS_FILE = "run.yaml"
+LOCK_FILE = ".lock"
 RESULTS_DIRS = ("export", "exports", "report", "probe")  # of a run that has saved a checkpoint
 LOCK_SECONDS = 120  # that Slurm and clouds give a process to end, about
 #: Settings that do not change what is computed: a run may go on with others.
@@ -113,27 +117,37 @@ def claim_run_dir(output_dir: str | Path, settings: dict[str, Any]) -> None:
         if not changed:
             return
         shutil.rmtree(output_dir / TOKENIZER_DIR, ignore_errors=True)  # of a run that never trained
-    elif output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir())):
-        raise InputError(f"{output_dir} is there and holds no {SETTINGS_FILE}; give another --output_dir")
-    elif output_dir.is_symlink() and not output_dir.exists():
-        raise InputError(f"{output_dir} links to nothing; make {output_dir.readlink()}, or give another --output_dir")
-    output_dir.mkdir(parents=True, exist_ok=True)
+    _make_run_dir(output_dir)
     write_atomically(path, yaml.safe_dump(settings, allow_unicode=True))
+
+
+def _make_run_dir(output_dir: Path) -> None:
+    if output_dir.is_symlink() and not output_dir.exists():
+        raise InputError(f"{output_dir} links to nothing; make {output_dir.readlink()}, or give another --output_dir")
+    others = {path.name for path in output_dir.iterdir()} - {LOCK_FILE} if output_dir.is_dir() else set()
+    if output_dir.is_file() or (others and SETTINGS_FILE not in others):
+        raise InputError(f"{output_dir} is there and holds no {SETTINGS_FILE}; give another --output_dir")
+    output_dir.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
 def lock_run_dir(output_dir: str | Path) -> Iterator[None]:
-    """Let no other process train the run; one that was told to stop, or whose workers are still ending, is waited for.
+    """Let no other process train in a directory; one that was told to stop, or whose workers still end, is waited for.
+
+    Taken before `claim_run_dir`, which would write over what a run has whose first checkpoint is still to come.
 
     Raises:
-        InputError: another process trains it.
+        InputError: another process trains there, or the directory holds files that are no run.
     """
-    with open(Path(output_dir, ".lock"), "w") as file:
-        for _ in range(LOCK_SECONDS):
+    _make_run_dir(Path(output_dir))
+    with open(Path(output_dir, LOCK_FILE), "w") as file:
+        for second in range(LOCK_SECONDS):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if second == 0:
+                    logger.warning("another process has %s; waiting up to %d seconds", output_dir, LOCK_SECONDS)
                 time.sleep(1)
             except OSError:  # a file system without locks
                 break
@@ -183,9 +197,10 @@ def build_trainer(
     _choose_back_end(model, training_arguments)
     num_positions = model.config.discriminator_config.max_position_embeddings
     if dataset.max_length > num_positions:
+        is_new = not (model_arguments.init_discriminator or model_arguments.init_generator)
         raise InputError(
-            f"max_length {dataset.max_length} is above the position table, {num_positions}; give a lower --max_length "
-            f"or --max_position_embeddings {dataset.max_length}"
+            f"max_length {dataset.max_length} is above the position table, {num_positions}; give a --max_length of at "
+            f"most {num_positions}" + (f", or --max_position_embeddings {dataset.max_length}" if is_new else "")
         )
     _require_room(model.num_parameters(), training_arguments)
     return KcElectraTrainer(
@@ -323,7 +338,8 @@ def _require_room(num_parameters: int, arguments: PretrainingArguments) -> None:
     num_saves = math.ceil(1 / arguments.save_steps)  # a share of all steps if below 1
     if arguments.save_steps >= 1:
         num_saves = math.ceil(arguments.max_steps / arguments.save_steps)
-    num_kept = min(num_saves, arguments.save_total_limit or num_saves) + 1
+    limit = arguments.save_total_limit or 0
+    num_kept = (min(num_saves, limit) if limit > 0 else num_saves) + 1
     num_exports = 1
     if arguments.push_to_hub:  # a copy of what is being pushed
         num_exports += 1

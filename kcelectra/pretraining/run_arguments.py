@@ -82,6 +82,11 @@ class ModelArguments:
         for name, share in (("attention_dropout", self.attention_dropout), ("hidden_dropout", self.hidden_dropout)):
             if not 0 <= share < 1:
                 raise InputError(f"{name} is {share}; give a share of at least 0 and below 1, such as 0.1")
+        weights = (self.generator_weight, self.discriminator_weight)
+        if min(weights) < 0 or max(weights) == 0:
+            raise InputError(
+                f"generator_weight is {weights[0]} and discriminator_weight {weights[1]}; give 0 or more, one above 0"
+            )
 
 
 @dataclass

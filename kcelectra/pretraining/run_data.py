@@ -95,7 +95,7 @@ def build_dataset(
         if arguments.max_length not in (None, source.max_length):
             raise InputError(
                 f"max_length is {arguments.max_length}, the rows of {source.dataset} have {source.max_length} tokens; "
-                "leave out --max_length, or pack rows of another length with recipes/pack.py"
+                f"give --max_length {source.max_length}, or pack rows of another length with recipes/pack.py"
             )
         for name in ("fill_documents", "repeat_probability"):
             if getattr(arguments, name):

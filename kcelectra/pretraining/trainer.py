@@ -1,5 +1,6 @@
 """Train the joint model: both losses and their metrics in the log, and one loss for any split of a batch."""
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 
 from kcelectra.errors import InputError
 from kcelectra.pretraining import xla
@@ -33,6 +35,8 @@ from kcelectra.pretraining.progress import EpochCallback, Interval, OneLineLog, 
 from kcelectra.pretraining.pushing import Pusher, check_push_arguments
 from kcelectra.pretraining.recovery import RecoverableTrainer
 from kcelectra.pretraining.sharding import gather
+
+logger = logging.getLogger(__name__)
 
 
 class KcElectraTrainer(RecoverableTrainer):
@@ -88,6 +92,9 @@ class KcElectraTrainer(RecoverableTrainer):
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new and not self.own.adam_bias_correction:
+            if not isinstance(optimizer, torch.optim.Adam):
+                kind = OptimizerNames(self.args.optim).value
+                raise InputError(f"adam_bias_correction is false, and optim is {kind}; leave one out")
             leave_out_bias_correction(optimizer)
         if self.args.device.type == "xla":
             xla.prepare_optimizer(optimizer)
@@ -105,6 +112,12 @@ class KcElectraTrainer(RecoverableTrainer):
         optimizer = optimizer or self.optimizer
         num_steps = num_training_steps - self.generator_warmup.num_steps
         warmup_steps = self.args.get_warmup_steps(num_steps)
+        if warmup_steps >= num_steps:
+            logger.warning(
+                "the learning rate rises for %d steps of %d and never reaches its peak; give fewer --warmup_steps",
+                warmup_steps,
+                num_steps,
+            )
         if self.lr_scheduler is None and self.own.product_schedule and optimizer is not None:
             self.lr_scheduler = LambdaLR(
                 optimizer, lambda step: product_schedule(step, warmup_steps=warmup_steps, max_steps=num_steps)

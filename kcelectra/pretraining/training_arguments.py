@@ -190,8 +190,8 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
             )
         if self.gradient_accumulation_steps not in (1, total // rows):
             raise InputError(
-                f"gradient_accumulation_steps is {self.gradient_accumulation_steps}; leave it out, it follows from "
-                f"total_train_batch_size {total}"
+                f"gradient_accumulation_steps is {self.gradient_accumulation_steps}, and follows from "
+                f"total_train_batch_size {total}; give --gradient_accumulation_steps 1"
             )
         return total // rows
 
