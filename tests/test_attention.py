@@ -62,8 +62,9 @@ def assert_back_ends_agree(actual, expected, *, rel=1e-6):
 
 
 @COMPILES
-@pytest.mark.parametrize("is_bfloat16", [False, True], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("attention", BACK_ENDS)
+@pytest.mark.parametrize(
+    ("attention", "is_bfloat16"), [*((attention, False) for attention in BACK_ENDS), ("flex_attention", True)]
+)
 def test_a_compiled_step_on_packed_rows_has_the_losses_and_gradients_of_eager_attention(
     attention, is_bfloat16, tokenizer, batch, monkeypatch
 ):

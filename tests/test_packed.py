@@ -384,7 +384,7 @@ def stamps_of(out):
     return [path.stat().st_mtime_ns for path in (out / ".work/packed").glob("000000.arrow")]
 
 
-@pytest.mark.parametrize("num_kills", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [4, pytest.param(200, marks=pytest.mark.slow)])
 def test_packing_survives_kills_at_random_moments(source, tokenizer, packed_dir, tmp_path, small, num_kills):
     rng = random.Random(0)
     start = time.monotonic()

@@ -47,14 +47,24 @@ def packed_dir(pack_here, tokenizer, sample_file, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", params=["packed", "stream"])
-def undisturbed(request, tokenizer, sample_file, packed_dir, tmp_path_factory):
-    """Return a source, and a run on it that nothing disturbed."""
-    source = str(packed_dir if request.param == "packed" else sample_file)
-    run_dir = tmp_path_factory.mktemp(request.param) / "straight"
+def train_undisturbed(source, tokenizer, run_dir):
     run_dir.mkdir()
-    assert wait(fork(partial(train, source, tokenizer, run_dir), run_dir / "log.txt")) == 0
-    return source, run_dir
+    assert wait(fork(partial(train, str(source), tokenizer, run_dir), run_dir / "log.txt")) == 0
+    return str(source), run_dir
+
+
+@pytest.fixture(scope="module")
+def on_packed(tokenizer, packed_dir, tmp_path_factory):
+    """Return packed rows, and a run on them that nothing disturbed."""
+    return train_undisturbed(packed_dir, tokenizer, tmp_path_factory.mktemp("packed") / "straight")
+
+
+@pytest.fixture(scope="module", params=["packed", "stream"])
+def undisturbed(request, tokenizer, sample_file, tmp_path_factory):
+    """Return a source of either kind, and a run on it that nothing disturbed."""
+    if request.param == "packed":
+        return request.getfixturevalue("on_packed")
+    return train_undisturbed(sample_file, tokenizer, tmp_path_factory.mktemp("stream") / "straight")
 
 
 def last_of(run_dir):
@@ -149,8 +159,8 @@ def test_a_run_goes_on_with_the_saves_and_logs_that_are_asked_for_now(undisturbe
     )
 
 
-def test_a_run_that_goes_on_elsewhere_has_the_rate_and_the_decay_of_now(undisturbed, tokenizer, tmp_path):
-    source, straight = undisturbed
+def test_a_run_that_goes_on_elsewhere_has_the_rate_and_the_decay_of_now(on_packed, tokenizer, tmp_path):
+    source, straight = on_packed
     checkpoint = str(find_checkpoints(straight)[0])
     trainers = [
         make_trainer(source, tokenizer, tmp_path / str(rate), learning_rate=rate, weight_decay=decay, logging_steps=1)
@@ -164,8 +174,8 @@ def test_a_run_that_goes_on_elsewhere_has_the_rate_and_the_decay_of_now(undistur
     assert max(group["weight_decay"] for group in trainers[1].optimizer.param_groups) == 0.5
 
 
-def test_a_start_that_ends_with_an_error_says_so_in_the_record(undisturbed, tokenizer, tmp_path, monkeypatch):
-    trainer = make_trainer(undisturbed[0], tokenizer, tmp_path / "run")
+def test_a_start_that_ends_with_an_error_says_so_in_the_record(on_packed, tokenizer, tmp_path, monkeypatch):
+    trainer = make_trainer(on_packed[0], tokenizer, tmp_path / "run")
     trainer.recorded = {"size": "tiny"}
 
     def fail(*args):
@@ -228,8 +238,8 @@ def train_together(num_processes, source, tokenizer, run_dir, *, stop_at=None, *
     return [wait(child) for child in fork_together(num_processes, run, run_dir)]
 
 
-def test_all_processes_save_the_same_step_when_one_is_told_to_stop(undisturbed, tokenizer, tmp_path):
-    source, _ = undisturbed
+def test_all_processes_save_the_same_step_when_one_is_told_to_stop(on_packed, tokenizer, tmp_path):
+    source, _ = on_packed
     train_two = partial(train_together, 2, source, tokenizer, max_steps=8, per_device_train_batch_size=2)
     assert train_two(tmp_path / "straight") == [0, 0]
     assert train_two(tmp_path / "run", stop_at=3) == [143, 143]
@@ -261,9 +271,9 @@ NOISELESS = {
 }
 
 
-def test_the_number_of_processes_may_change_in_mid_run(undisturbed, tokenizer, tmp_path):
+def test_the_number_of_processes_may_change_in_mid_run(on_packed, tokenizer, tmp_path):
     """The rows of each step are the same in the same order, and so are the losses within rounding."""
-    source, _ = undisturbed
+    source, _ = on_packed
     steps = {"max_steps": 6, "logging_steps": 1, "total_train_batch_size": 8, "config": NOISELESS}
     steps["collator_class"] = RaggedCollator
     assert train_together(1, source, tokenizer, tmp_path / "one", per_device_train_batch_size=8, **steps) == [0]
@@ -287,8 +297,8 @@ def test_the_number_of_processes_may_change_in_mid_run(undisturbed, tokenizer, t
         torch.testing.assert_close(ours[2][name], weight, atol=5e-5, rtol=0)
 
 
-def test_more_processes_without_a_total_batch_size_are_refused(undisturbed, tokenizer, tmp_path):
-    source, _ = undisturbed
+def test_more_processes_without_a_total_batch_size_are_refused(on_packed, tokenizer, tmp_path):
+    source, _ = on_packed
     assert train_together(1, source, tokenizer, tmp_path, max_steps=4, stop_at=2) == [143]
     assert train_together(2, source, tokenizer, tmp_path, max_steps=4) == [1, 1]
     assert "data (rows_per_step: 4 then, 8 now)" in (tmp_path / "log0.txt").read_text()
@@ -314,8 +324,8 @@ def test_other_data_are_refused_and_may_be_allowed(tokenizer, sample_file, tmp_p
     assert re.fullmatch(r"\d+ cores of \S.*|\d+ x \S.*", start["hardware"])
 
 
-def test_a_full_disk_ends_the_run_with_a_cure_and_the_checkpoint_before_is_whole(undisturbed, tokenizer, tmp_path):
-    source, straight = undisturbed
+def test_a_full_disk_ends_the_run_with_a_cure_and_the_checkpoint_before_is_whole(on_packed, tokenizer, tmp_path):
+    source, straight = on_packed
 
     def fill():
         class Filling(RecordingTrainer):
