@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import torch
 from transformers import (
@@ -21,35 +21,16 @@ from transformers.utils import is_torch_xla_available
 
 from kcelectra.finetuning.metrics import compute
 from kcelectra.finetuning.protocols import Settings
-from kcelectra.finetuning.sources import Example
+from kcelectra.finetuning.sequence import SequenceHead
+from kcelectra.finetuning.spans import SpansHead
 from kcelectra.finetuning.tasks import Task
+from kcelectra.finetuning.tokens import TokensHead
 
 logger = logging.getLogger(__name__)
 
 EVAL_BATCH_SIZE = 64
 
-
-class Head(Protocol):
-    """Encodes the examples of a task, and reads predictions off logits."""
-
-    auto_class: ClassVar[Any]
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's."""
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of a row."""
-
-    def encode(self, examples: Sequence[Any]) -> list[dict[str, Any]]:
-        """Return rows: `input_ids`, `token_type_ids`, what is learnt, and `example`, the number of the example."""
-
-    def decode(self, examples: Sequence[Any], features: Sequence[dict[str, Any]], logits: Sequence[Any]) -> list[Any]:
-        """Return a prediction an example, as the metric takes it."""
-
-    def references(self, examples: Sequence[Any]) -> list[Any]:
-        """Return what an example should be, as the metric takes it."""
+Head = SequenceHead | TokensHead | SpansHead
 
 
 class EvaluationSplit:
@@ -122,7 +103,7 @@ class Watcher(TrainerCallback):
 def train(
     model: PreTrainedModel,
     head: Head,
-    examples: Sequence[Example],
+    examples: Sequence[Any],
     settings: Settings,
     *,
     output_dir: str,
