@@ -262,18 +262,6 @@ def test_a_model_learns_the_tags_of_four_sentences():
 # errors
 
 
-def test_a_tag_that_is_not_known_is_named():
-    sentence = TaggedWords(["왔다"], ["DAT-B"])
-    with pytest.raises(InputError, match="sentence 2: the tag 'DAT-B' is not one of O, PER-B, PER-I, LOC-B, LOC-I"):
-        make_head(8).encode([SENTENCE, sentence])
-
-
-@pytest.mark.parametrize("tags", [["O"], ["O", "O", "O"], []])
-def test_each_word_needs_a_tag(tags):
-    with pytest.raises(InputError, match=f"sentence 1: 2 words and {len(tags)} tags; give one tag a word"):
-        make_head(8).encode([TaggedWords(["왔다", "왔다"], tags)])
-
-
 def test_a_row_needs_room_for_a_word():
     with pytest.raises(InputError, match="max_length 2 has no room for a word; give at least 3"):
         make_head(2)

@@ -27,7 +27,6 @@ class Task:
         licence: of the data.
         source: of the data.
         is_multi_label: a text may have several labels, or none.
-        citation: authors (year), title, venue.
         hub_id: of the same data on the Hub; None where none was found. Some hold a loading script alone, which
             datasets no longer runs.
         hub_split: the split there that is test here.
@@ -50,7 +49,6 @@ class Task:
     licence: str
     source: str
     is_multi_label: bool = False
-    citation: str = ""
     hub_id: str | None = None
     hub_split: str = "test"
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -74,7 +72,6 @@ _ENTITIES = ("PER", "FLD", "AFW", "ORG", "LOC", "CVL", "DAT", "TIM", "NUM", "EVT
 _TAGS = ("O", *(f"{entity}-{part}" for entity in _ENTITIES for part in "BI"))
 _UNSMILE = ("여성/가족", "남성", "성소수자", "인종/국적", "연령", "지역", "종교", "기타 혐오", "악플/욕설", "clean")
 _KMHAS = ("origin", "physical", "politics", "profanity", "age", "gender", "race", "religion", "not hate speech")
-_KOR_NLU = "KorNLI and KorSTS: New Benchmark Datasets for Korean Natural Language Understanding, Findings of EMNLP"
 
 #: Hyperparameters of the seven tasks: KcBERT-Finetune, config/*/KcELECTRA-base-50135-848k.json, but for the length of
 #: NSMC: 50 there, which cuts 6 % of the test texts of a vocabulary of 16,000 (recipes/LOG.md, 8). Of BEEP!: KoELECTRA,
@@ -92,7 +89,6 @@ TASKS = {
             metric="accuracy", selected_by="accuracy",
             max_length=128, batch_size=64, num_epochs=8, learning_rate=5e-5,
             licence="CC0-1.0", source="https://github.com/e9t/nsmc", hub_id="e9t/nsmc",
-            citation="Park (2016), Naver sentiment movie corpus v1.0, https://github.com/e9t/nsmc",
             sha256={
                 "ratings_train.txt": "e03b7d14e9e41be8d464a28057cd25d7396c53e67aa7fd5f7e552c59b0ee2940",
                 "ratings_test.txt": "8ac9f64052f11dbf6ae0acb5e038f03d90a76f0eda7820cfb3a92d02edfcebda",
@@ -106,8 +102,6 @@ TASKS = {
             max_length=50, batch_size=64, num_epochs=20, learning_rate=8e-5,
             licence="research and leaderboard use only",
             source="https://github.com/naver/nlp-challenge, split of https://github.com/monologg/KoELECTRA",
-            citation="Naver and Changwon National University (2018), NLP Challenge, "
-            "https://github.com/naver/nlp-challenge",
             sha256={"test.tsv": "27bc732d9bd5ea2e1c0c43964dac9ce3ab9c9b8bfaef0f71bfde2bfbcbac2694"},
         ),
         Task(
@@ -120,8 +114,6 @@ TASKS = {
             licence="free for any purpose, credit Google LLC",
             source="https://github.com/google-research-datasets/paws, PAWS-X ko",
             hub_id="google-research-datasets/paws-x",
-            citation="Yang, Zhang, Tar and Baldridge (2019), PAWS-X: A Cross-lingual Adversarial Dataset for "
-            "Paraphrase Identification, EMNLP-IJCNLP",
             sha256={
                 "dev_2k.tsv": "ec6f963972f61f50b164bcf62c8ee06e6565c365d871d14d85e08f398d402b99",
                 "test_2k.tsv": "45bb61a9cda953047f4d0628f02555fef2d0c0b5dc05787be3e2c16965a2eef8",
@@ -134,7 +126,7 @@ TASKS = {
             labels=("contradiction", "entailment", "neutral"), metric="accuracy", selected_by="accuracy",
             max_length=72, batch_size=128, num_epochs=10, learning_rate=3e-5,
             licence="CC-BY-SA-4.0", source="https://github.com/kakaobrain/KorNLUDatasets, MultiNLI alone",
-            hub_id="kakaobrain/kor_nli", citation=f"Ham, Choe, Park, Choi and Soh (2020), {_KOR_NLU}",
+            hub_id="kakaobrain/kor_nli",
             sha256={
                 "xnli.dev.ko.tsv": "821fb1c1c2e538ac2724a6132da36ffa379eb9a542ceb89243b3cf711377382c",
                 "xnli.test.ko.tsv": "0db53cf8e182283a0d0404ec3fe1b15d1e29236d23d22082dc20d43067254b3e",
@@ -148,7 +140,6 @@ TASKS = {
             metric="correlation", selected_by="spearman",
             max_length=72, batch_size=32, num_epochs=10, learning_rate=5e-5,
             licence="CC-BY-SA-4.0", source="https://github.com/kakaobrain/KorNLUDatasets",
-            citation=f"Ham, Choe, Park, Choi and Soh (2020), {_KOR_NLU}",
             sha256={
                 "sts-train.tsv": "b5aaa7f957d6ff46f4b6834a8b0f024a9234a6eefe9289aed66746b4533da3b8",
                 "sts-dev.tsv": "d835b65b424401fbcce6be28a78159df8d61f5b19977ea7a0b83b8cb6105f393",
@@ -164,7 +155,6 @@ TASKS = {
             max_length=72, batch_size=32, num_epochs=5, learning_rate=5e-5,
             licence="MIT", hub_id="songys/kor_qpair",
             source="https://github.com/songys/Question_pair, split of https://github.com/monologg/KoELECTRA",
-            citation="Song (2018), Paired Question v.2, https://github.com/songys/Question_pair",
             sha256={
                 "train.tsv": "addf4c88b19066ad55a09f466c5c3f6428b3f2bd5d55100d3ca5b93d9d8daff9",
                 "dev.tsv": "3928c783f561f36547fd8e0c9d78a6e1d6013db3debcf559c4135aa5536badea",
@@ -179,8 +169,6 @@ TASKS = {
             max_length=512, batch_size=16, num_epochs=5, learning_rate=5e-5,
             licence="CC-BY-ND-2.0-KR", source="https://korquad.github.io/KorQuad%201.0/",
             hub_id="KorQuAD/squad_kor_v1", hub_split="validation",
-            citation="Lim, Kim and Lee (2019), KorQuAD1.0: Korean QA Dataset for Machine Reading Comprehension, "
-            "arXiv:1909.07005",
             sha256={"KorQuAD_v1.0_dev.json": "25ffeb51e6c51ec02c071b60a10188e10005c144110f0d876b26079d80a35bdf"},
         ),
         Task(
@@ -190,8 +178,6 @@ TASKS = {
             labels=("none", "offensive", "hate"), metric="macro_f1", selected_by="macro_f1",
             max_length=128, batch_size=32, num_epochs=10, learning_rate=5e-5,
             licence="CC-BY-SA-4.0", source="https://github.com/kocohub/korean-hate-speech", hub_id="moon1ite/kor_hate",
-            citation="Moon, Cho and Lee (2020), BEEP! Korean Corpus of Online News Comments for Toxic Speech "
-            "Detection, SocialNLP",
             sha256={
                 "train.tsv": "ebebacdcd023af2c4acc8c0a37695fb6433ac04fc009feff8f222724e303a5a9",
                 "dev.tsv": "232b615d6e359a9d31dfb8370f32e1733dc5bb3f9c5430d34d7fcc7ba4b7e8ef",
@@ -205,8 +191,6 @@ TASKS = {
             max_length=128, batch_size=32, num_epochs=10, learning_rate=5e-5,
             licence="CC-BY-NC-ND-4.0", source="https://github.com/smilegate-ai/korean_unsmile_dataset",
             hub_id="smilegate-ai/kor_unsmile", hub_split="valid",
-            citation="Kang, Kwon, Lee, Nam, Song and Suh (2022), Korean Online Hate Speech Dataset for Multilabel "
-            "Classification: How Can Social Science Improve Dataset on Hate Speech?, arXiv:2204.03262",
             sha256={
                 "unsmile_train_v1.0.tsv": "f560a2f624d98f7cd9dc5ec6e5368efb7edd9bfc01cfa963538facfad9fc6001",
                 "unsmile_valid_v1.0.tsv": "b391af71ab352eea27cecac0ff059fe2ed72d7c99585c10e86ce77a75bd12e42",
@@ -220,8 +204,6 @@ TASKS = {
             max_length=128, batch_size=32, num_epochs=10, learning_rate=5e-5,
             licence="CC-BY-SA-4.0", source="https://github.com/adlnlp/K-MHaS",
             hub_id="jeanlee/kmhas_korean_hate_speech",
-            citation="Lee, Lim, Lee, Jo, Kim, Yoon and Han (2022), K-MHaS: A Multi-label Hate Speech Detection "
-            "Dataset in Korean Online News Comment, COLING",
             sha256={
                 "kmhas_valid.txt": "cb0df9e3cd665125b554d4c5e6f48b0801d5535ead51269134de5b85ae469c18",
                 "kmhas_test.txt": "9eaf470ee12c445817301d58672349500d6759516a730e879d36d6de17a2051a",

@@ -65,10 +65,8 @@ class TokensHead:
             tokenizer makes nothing of it.
 
         Raises:
-            InputError: a sentence has not one tag a word, or a tag is not one of `labels`; the sentence is named, from
-                1. Or the tokenizer is not a fast one.
+            InputError: the tokenizer is not a fast one.
         """
-        _check(examples, self.labels)
         texts = [" ".join(example.words) for example in examples]
         features: list[dict[str, Any]] = []
         for index, encoding in enumerate(encode_texts(self.tokenizer, texts)):
@@ -162,15 +160,6 @@ def encode_texts(
         part = list(texts[first : first + TEXTS_AT_A_TIME])
         encoded = tokenizer(part, add_special_tokens=add_special_tokens, split_special_tokens=True, verbose=False)
         yield from encoded.encodings or []
-
-
-def _check(examples: Sequence[TaggedWords], labels: Sequence[str]) -> None:
-    for number, (words, tags) in enumerate(examples, start=1):
-        if len(words) != len(tags):
-            raise InputError(f"sentence {number}: {len(words)} words and {len(tags)} tags; give one tag a word")
-        unknown = [tag for tag in tags if tag not in labels]
-        if unknown:
-            raise InputError(f"sentence {number}: the tag {unknown[0]!r} is not one of {', '.join(labels)}")
 
 
 def _pieces_of_words(
