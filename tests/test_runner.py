@@ -481,6 +481,20 @@ def test_bfloat16_computes_so_keeps_float32_weights_and_is_another_run(run, mode
     assert again == json.loads(json.dumps(whole))
 
 
+def test_what_a_launcher_was_told_changes_no_run(run, model_dir, data_dir, tmp_path, monkeypatch):
+    whole, whole_dir, options = run
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    row = finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, **options)
+    same, other = (load_file(directory / "model.safetensors") for directory in (whole_dir, tmp_path))
+    assert row["key"] == whole["key"] and all(torch.equal(same[name], other[name]) for name in same)
+
+
+def test_one_of_several_launched_processes_is_refused(model_dir, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="a launcher started 2 processes; start it with python, not accelerate"):
+        finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path)
+
+
 def test_an_automatic_precision_is_what_the_device_computes_fast(model_dir, data_dir, tmp_path, monkeypatch):
     options = {"data_dir": data_dir, "num_epochs": 1, "precision": "auto"}
     for is_fast, expected in ((True, "bfloat16"), (False, None)):

@@ -117,6 +117,13 @@ def test_what_fails_in_every_run_is_said_once(models, data_dir, tmp_path):
         run_sweep(Sweep(output_dir=str(tmp_path), data_dir=data_dir), plan_jobs(models, ["paws"], [0, 1, 2]))
 
 
+def test_a_sweep_in_several_launched_processes_is_refused(models, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="start it with python, not accelerate launch: a sweep uses every GPU"):
+        run_sweep(Sweep(output_dir=str(tmp_path / "out"), data_dir=data_dir), plan_jobs(models, ["nsmc"], [0]))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_collapses_is_followed_by_another_seed(models, data_dir, tmp_path):
     sweep = Sweep(output_dir=str(tmp_path), data_dir=data_dir, options={**SHORT, "learning_rate": 5.0})
     rows = run_sweep(sweep, plan_jobs(models[:1], ["nsmc"], [0, 7], reruns_collapsed=True))

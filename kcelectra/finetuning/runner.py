@@ -123,8 +123,9 @@ def finetune(
 
     Raises:
         InputError: the task or the protocol is unknown, the files or the model cannot be read, the tokenizer is not
-            the model's, or `output_dir` holds another run.
+            the model's, `output_dir` holds another run, or a launcher started several processes.
     """
+    refuse_launcher()
     arguments = FinetuningArguments(**options)
     chosen = find_protocol(protocol)
     entry, splits = _read(task, data_dir, arguments, chosen)
@@ -169,6 +170,15 @@ def finetune(
             "commit": commit,
         }
         return append_result(results, row)
+
+
+def refuse_launcher() -> None:
+    """Raise `InputError` in one of several processes that a launcher started: each would do a share of each run."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError(
+            f"a launcher started {os.environ['WORLD_SIZE']} processes; start it with python, not accelerate launch: a "
+            "sweep uses every GPU by itself"
+        )
 
 
 def _run(

@@ -22,7 +22,7 @@ from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
 from kcelectra.finetuning.own_data import TaskData
 from kcelectra.finetuning.results import LOCKS_DIR, RESULTS_FILE, describe_row, read_results
-from kcelectra.finetuning.runner import finetune
+from kcelectra.finetuning.runner import finetune, refuse_launcher
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.hub import split_revision
 
@@ -165,8 +165,10 @@ def run_sweep(sweep: Sweep, jobs: Sequence[Job], *, num_workers: int | None = No
         num_workers: processes; one a GPU if None, or one where there is none.
 
     Raises:
-        InputError: a task is unknown; or runs could not be done, and all others were.
+        InputError: a task is unknown; or runs could not be done, and all others were; or a launcher started several
+            processes, of which one that has no run to do would leave the others waiting.
     """
+    refuse_launcher()
     for job in jobs:
         if job.task not in sweep.own and job.task not in TASKS:
             raise InputError(f"unknown task {job.task!r}; use all, proxy, or some of {', '.join(TASKS)}")

@@ -134,6 +134,8 @@ def train(
         disable_tqdm=disable_tqdm,
         seed=seed,
     )
+    if settings.precision == "float32":
+        arguments.mixed_precision = "no"  # else what the launcher was told would hold
     optimizer = None
     if settings.layer_decay is not None:
         groups = group_by_layer(model, settings)
