@@ -27,6 +27,7 @@ from kcelectra.finetuning import runner
 from kcelectra.finetuning.protocols import PROTOCOLS
 from kcelectra.finetuning.results import append_result, read_results
 from kcelectra.finetuning.runner import _test, finetune, load_head
+from kcelectra.finetuning.own_data import read_own_data
 from kcelectra.finetuning.sources import read_examples
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.finetuning.training import EvaluationSplit, group_by_layer
@@ -602,3 +603,19 @@ def test_a_task_of_ones_own_needs_no_code(run_recipe, tmp_path, capsys):
     assert (first["seed"], second["seed"]) == (1, 2) and "reviews macro_f1: " in capsys.readouterr().out
     classify = pipeline("text-classification", str((tmp_path / "out/finetune" / first["predictions"]).parent))
     assert [row["label"] for row in classify(["영화 이 최고", "영화 이 최악"])] == ["good", "bad"]
+
+
+def test_numbers_of_ones_own_are_learnt_and_predicted_on_any_scale(model_dir, tmp_path):
+    given = {"results_file": tmp_path / "results.jsonl", "num_epochs": 6, "batch_size": 16, "learning_rate": 5e-3}
+    for name, factor, offset in (("small", 0.5, 0.25), ("large", 100.0, 0.5), ("far", 1.0, 75.5), ("equal", 0.0, 0.5)):
+        rows = "".join(f"{text},{factor * label + offset}\n" for text, label in map(review, range(300)))
+        (tmp_path / f"{name}.csv").write_text(f"text,number\n{rows}", encoding="utf-8")
+        data = read_own_data(tmp_path / f"{name}.csv", text=["text"], label=["number"])
+        row = finetune(model_dir, data, output_dir=tmp_path / name, precision="bfloat16", **given)
+        assert row["settings"]["is_standardized"]
+        lines = [json.loads(line) for line in (tmp_path / name / "predictions.jsonl").read_text().splitlines()]
+        assert max(abs(line["prediction"] - line["gold"]) for line in lines) < 0.1 * (factor or 1)
+        head, _ = load_head(data.task, tmp_path / name)
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / name)
+        _, predictions = EvaluationSplit(data.task, head, data.splits.test).evaluate(model)
+        assert predictions == pytest.approx([line["prediction"] for line in lines], abs=0.02 * (factor or 1))

@@ -139,6 +139,7 @@ def _make_task(name: str, source: str, columns: Columns, labels: _Labels) -> Tas
         label_columns=tuple(columns.labels),
         labels=labels.names,
         is_multi_label=labels.is_multi_label,
+        is_standardized=labels.names is None,
         metric=metric,
         selected_by=selected_by,
         max_length=128,  # this and the next three: those of BEEP!, in half the epochs (assumption)

@@ -23,6 +23,7 @@ class Settings:
         precision: of products: float32, bfloat16 or float16; weights stay float32.
         adam_epsilon: of AdamW.
         eval_steps: updates from one evaluation to the next; None for those of an epoch.
+        is_standardized: numbers are learnt in standard deviations from their mean.
         first_step: where the count of updates starts: with 1, the evaluation at 2000 comes after 1,999 updates.
     """
 
@@ -36,11 +37,13 @@ class Settings:
     precision: str = "float32"
     adam_epsilon: float = 1e-8
     eval_steps: int | None = None
+    is_standardized: bool = False
     first_step: int = 0
 
     def record(self) -> dict[str, Any]:
-        """Return them as a row has them: without a precision of float32, so that earlier rows are still the same."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("precision", "float32")}
+        """Return them as a row has them: without what was the only way once, as earlier rows do."""
+        once = [("precision", "float32"), ("is_standardized", False)]
+        return {name: value for name, value in asdict(self).items() if (name, value) not in once}
 
     def evaluated_after(self, num_updates: int, *, num_per_epoch: int) -> list[int]:
         """Return after which updates a model is evaluated; a published protocol leaves out what follows the last.
@@ -95,7 +98,7 @@ class Protocol:
             )
         names = ("max_length", "batch_size", "num_epochs", "learning_rate")
         values = {**{name: getattr(task, name) for name in names}, **self.changes.get(task.name, {})}
-        return Settings(**values, warmup=self.warmup)
+        return Settings(**values, warmup=self.warmup, is_standardized=task.is_standardized)
 
 
 #: Source of kcbert-finetune: KcBERT-Finetune, `config/*/KcELECTRA-base-50135-848k.json`, which differ for other models

@@ -20,6 +20,7 @@ from kcelectra.finetuning.own_data import TaskData
 from kcelectra.finetuning.protocols import Protocol, Settings, find_protocol
 from kcelectra.finetuning.results import LOCKS_DIR, RESULTS_FILE, append_result, hash_row, locked, read_results
 from kcelectra.finetuning.sources import LabelledTexts, Span, Splits, TaggedWords, read_splits
+from kcelectra.finetuning.scale import measure_scale
 from kcelectra.finetuning.tasks import TASKS, Task
 from kcelectra.finetuning.training import EvaluationSplit, Head, Watcher, train
 from kcelectra.manifest import to_json, write_atomically
@@ -203,15 +204,19 @@ def _run(
     num_steps = train(
         network,
         head,
-        keep_learnable(splits.train) if chosen.is_original else splits.train,
+        scale.standardize(learnt) if scale else learnt,
         settings,
         output_dir=str(output_dir),
         seed=row["seed"],
         pads_to_max=pads,
         watcher=watcher,
+    learnt = keep_learnable(splits.train) if chosen.is_original else splits.train
+    scale = measure_scale(learnt) if settings.is_standardized else None
         disable_tqdm=disable_tqdm,
     )
-    scores, predictions = _test(network, tested, watcher, num_steps)
+    scores, predictions = _test(network, tested, watcher, num_steps)  # correlations are the same on any scale
+    if scale:
+        predictions = scale.restore(network, predictions)
     network.save_pretrained(output_dir)
     save_tokenizer(head.tokenizer, output_dir)
     _write_predictions(output_dir / PREDICTIONS_FILE, tested, predictions)

@@ -27,6 +27,7 @@ class Task:
         licence: of the data.
         source: of the data.
         is_multi_label: a text may have several labels, or none.
+        is_standardized: numbers are learnt in standard deviations from their mean, whatever their scale.
         hub_id: of the same data on the Hub; None where none was found. Some hold a loading script alone, which
             datasets no longer runs.
         hub_split: the split there that is test here.
@@ -49,6 +50,7 @@ class Task:
     licence: str
     source: str
     is_multi_label: bool = False
+    is_standardized: bool = False
     hub_id: str | None = None
     hub_split: str = "test"
     sha256: Mapping[str, str] = field(default_factory=dict)
