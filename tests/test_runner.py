@@ -24,16 +24,16 @@ from transformers import (
 
 from kcelectra.errors import InputError
 from kcelectra.finetuning import runner
+from kcelectra.finetuning.own_data import read_own_data
 from kcelectra.finetuning.protocols import PROTOCOLS
 from kcelectra.finetuning.results import append_result, read_results
 from kcelectra.finetuning.runner import _test, finetune, load_head
-from kcelectra.finetuning.own_data import read_own_data
 from kcelectra.finetuning.sources import read_examples
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.finetuning.training import EvaluationSplit, group_by_layer
 from kcelectra.tokenization import save_tokenizer
 from kcelectra.tokenization.loading import as_bert_tokenizer
-from kcelectra.tokenization.vocabulary import SPECIAL_TOKENS
+from kcelectra.tokenization.vocabulary import SPECIAL_TOKENS, hash_vocabulary
 
 ROOT = Path(__file__).parents[1]
 WORDS = [
@@ -278,6 +278,19 @@ def test_a_model_whose_weights_have_other_names_is_refused(model_dir, tmp_path):
         InputError, match=r"renamed lacks \d+ weights of its encoder, such as electra\..*; export it again"
     ):
         load_head(TASKS["nsmc"], tmp_path / "renamed")
+
+
+def test_a_model_of_three_labels_finds_answers(model_dir, data_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "three")
+    config = json.loads((tmp_path / "three/config.json").read_text())
+    three = {"id2label": {str(index): label for index, label in enumerate("abc")}}
+    (tmp_path / "three/config.json").write_text(json.dumps(config | three))
+    options = {"num_epochs": 1, "max_train": 8, "max_eval": 4}
+    rows = [
+        finetune(model, "korquad", data_dir=data_dir, output_dir=tmp_path / model.name, **options)
+        for model in (model_dir, tmp_path / "three")
+    ]
+    assert rows[0]["key"] == rows[1]["key"] and rows[0]["curve"] == rows[1]["curve"]
 
 
 def test_a_model_without_token_types_is_refused(model_dir, tmp_path):

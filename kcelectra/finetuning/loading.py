@@ -51,6 +51,8 @@ def load_head(
         if isinstance(head, SequenceHead):
             config.problem_type = head.problem_type
         if getattr(config, "type_vocab_size", 0) < 2:
+        else:
+            config.num_labels = 2  # the first and the last token, whatever the model was fine-tuned on
             raise InputError(f"{model} is a {config.model_type} without token types; give an ELECTRA or BERT model")
         network, report = head.auto_class.from_pretrained(
             str(model),
