@@ -280,6 +280,14 @@ def test_a_model_whose_weights_have_other_names_is_refused(model_dir, tmp_path):
         load_head(TASKS["nsmc"], tmp_path / "renamed")
 
 
+def test_a_model_whose_file_was_cut_is_named(model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "cut")
+    file = tmp_path / "cut/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match="weights of .*cut: .*; the file is damaged: copy, download or export it aga"):
+        load_head(TASKS["nsmc"], tmp_path / "cut")
+
+
 def test_a_model_of_three_labels_finds_answers(model_dir, data_dir, tmp_path):
     shutil.copytree(model_dir, tmp_path / "three")
     config = json.loads((tmp_path / "three/config.json").read_text())

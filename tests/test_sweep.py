@@ -14,6 +14,7 @@ import torch
 from transformers import ElectraConfig, ElectraForPreTraining
 
 from kcelectra.errors import InputError
+from kcelectra.finetuning import runner
 from kcelectra.finetuning import sweep as sweep_module
 from kcelectra.finetuning.results import read_results
 from kcelectra.finetuning.sweep import Job, Model, Sweep, parse_model, plan_jobs, run_sweep
@@ -110,6 +111,27 @@ def test_what_cannot_be_done_is_named_after_all_else_is_done(models, data_dir, t
     ):
         run_sweep(sweep, plan_jobs(models, ["paws", "nsmc"], [0]))
     assert [row["task"] for row in read_results(tmp_path / "results.jsonl")] == ["nsmc", "nsmc"]
+
+
+def test_a_run_without_memory_or_weights_ends_no_other(models, data_dir, tmp_path, monkeypatch):
+    broken = Model(shutil.copytree(models[0].source, tmp_path / "broken"))
+    (tmp_path / "broken/model.safetensors").write_bytes(b"cut")
+    train = runner.train
+
+    def lack_memory(*arguments, **options):
+        if options["seed"] == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(runner, "train", lack_memory)
+    sweep = Sweep(output_dir=str(tmp_path), data_dir=data_dir, options={**SHORT, "max_train": 16})
+    with pytest.raises(InputError) as caught:
+        run_sweep(sweep, plan_jobs([broken, models[0]], ["nsmc"], [0, 1, 2]))
+    first, *reasons = str(caught.value).split("\n")
+    assert first.startswith("4 of 6 runs could not be done") and len(reasons) == 4
+    memory = "8 rows of 128 tokens; give a smaller --batch_size or --max_length (CUDA out of memory)"
+    assert [reason for reason in reasons if "seed 1: the device has no memory for " + memory in reason]
+    assert [row["seed"] for row in read_results(tmp_path / "results.jsonl")] == [0, 2]
 
 
 def test_what_fails_in_every_run_is_said_once(models, data_dir, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
 
 from kcelectra.errors import InputError
 from kcelectra.finetuning.original import make_original_head
@@ -66,6 +67,10 @@ def load_head(
         raise
     except (OSError, ValueError) as error:
         raise InputError(
+    except SafetensorError as error:
+        raise InputError(
+            f"cannot load the weights of {model}: {error}; the file is damaged: copy, download or export it again"
+        ) from error
             f"cannot load the model {model}: {error}; give a directory such as out/smoke/export/discriminator, or "
             "OWNER/NAME@REVISION of the Hub"
         ) from error

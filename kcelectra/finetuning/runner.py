@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, set_seed
 
 from kcelectra.corpus.vectorized import clean_batch
@@ -124,7 +125,8 @@ def finetune(
 
     Raises:
         InputError: the task or the protocol is unknown, the files or the model cannot be read, the tokenizer is not
-            the model's, `output_dir` holds another run, or a launcher started several processes.
+            the model's, `output_dir` holds another run, the device has too little memory, or a launcher started
+            several processes.
     """
     refuse_launcher()
     arguments = FinetuningArguments(**options)
@@ -164,7 +166,13 @@ def finetune(
             if earlier.get("predictions") == row["predictions"]:
                 raise InputError(f"{output_dir} holds another run of {results}; give another output_dir")
         start, commit = time.monotonic(), find_commit()  # of the code that runs: there may be another one at the end
-        row |= _run(row, network, head, entry, splits, settings, output_dir=output_dir, disable_tqdm=disable_tqdm)
+        try:
+            row |= _run(row, network, head, entry, splits, settings, output_dir=output_dir, disable_tqdm=disable_tqdm)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"the device has no memory for {settings.batch_size} rows of {head.max_length} tokens; give a smaller "
+                f"--batch_size or --max_length ({str(error).partition('.')[0]})"
+            ) from error
         row |= {
             "seconds": round(time.monotonic() - start, 1),
             "versions": {package: version(package) for package in PACKAGES},
