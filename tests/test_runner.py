@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertTokenizer,
     DistilBertConfig,
     DistilBertModel,
     ElectraConfig,
@@ -24,6 +26,7 @@ from transformers import (
 
 from kcelectra.errors import InputError
 from kcelectra.finetuning import runner
+from kcelectra.finetuning.loading import hash_tokenizer
 from kcelectra.finetuning.own_data import read_own_data
 from kcelectra.finetuning.protocols import PROTOCOLS
 from kcelectra.finetuning.results import append_result, read_results
@@ -299,6 +302,16 @@ def test_a_model_of_three_labels_finds_answers(model_dir, data_dir, tmp_path):
         for model in (model_dir, tmp_path / "three")
     ]
     assert rows[0]["key"] == rows[1]["key"] and rows[0]["curve"] == rows[1]["curve"]
+
+
+def test_a_tokenizer_of_the_same_vocabulary_that_cuts_otherwise_is_another(model_dir, tmp_path):
+    usual = AutoTokenizer.from_pretrained(model_dir)
+    hashes = [hash_tokenizer(usual)]
+    for options in ({"strip_accents": None}, {"do_lower_case": True}, {"tokenize_chinese_chars": False}):
+        BertTokenizer(vocab=usual.get_vocab(), **{"do_lower_case": False} | options).save_pretrained(tmp_path)
+        hashes.append(hash_tokenizer(AutoTokenizer.from_pretrained(tmp_path)))
+    assert hashes[0] == hashes[1] == hash_vocabulary([*SPECIAL_TOKENS, *WORDS]), "accents stay where capitals do"
+    assert len(set(hashes)) == 3
 
 
 def test_a_model_without_token_types_is_refused(model_dir, tmp_path):

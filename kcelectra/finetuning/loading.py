@@ -1,11 +1,12 @@
 """Load a model with the head of a task, and tell its weights from others."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from safetensors import SafetensorError
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kcelectra.errors import InputError
 from kcelectra.finetuning.original import make_original_head
@@ -15,7 +16,8 @@ from kcelectra.finetuning.spans import SpansHead
 from kcelectra.finetuning.tasks import Task
 from kcelectra.finetuning.tokens import TokensHead
 from kcelectra.finetuning.training import Head
-from kcelectra.tokenization.loading import load_tokenizer
+from kcelectra.tokenization.loading import as_bert_tokenizer, load_tokenizer, tokens_by_id
+from kcelectra.tokenization.vocabulary import SPECIAL_TOKENS, hash_vocabulary
 
 
 def load_head(
@@ -49,11 +51,11 @@ def load_head(
             config.label2id = {label: index for index, label in enumerate(task.labels)}
         elif task.head == "sequence":
             config.num_labels = 1
+        else:
+            config.num_labels = 2  # the first and the last token, whatever the model was fine-tuned on
         if isinstance(head, SequenceHead):
             config.problem_type = head.problem_type
         if getattr(config, "type_vocab_size", 0) < 2:
-        else:
-            config.num_labels = 2  # the first and the last token, whatever the model was fine-tuned on
             raise InputError(f"{model} is a {config.model_type} without token types; give an ELECTRA or BERT model")
         network, report = head.auto_class.from_pretrained(
             str(model),
@@ -65,12 +67,12 @@ def load_head(
         )
     except InputError:
         raise
-    except (OSError, ValueError) as error:
-        raise InputError(
     except SafetensorError as error:
         raise InputError(
             f"cannot load the weights of {model}: {error}; the file is damaged: copy, download or export it again"
         ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(
             f"cannot load the model {model}: {error}; give a directory such as out/smoke/export/discriminator, or "
             "OWNER/NAME@REVISION of the Hub"
         ) from error
@@ -114,3 +116,23 @@ def hash_weights(model: torch.nn.Module) -> str:
         digest.update(f"{name} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the sha256 of a vocabulary, and of what is done to texts before where `as_bert_tokenizer` does not.
+
+    The rows of this project's tokenizers have that of the vocabulary alone.
+    """
+    vocabulary = hash_vocabulary(tokens_by_id(tokenizer))
+    if not tokenizer.is_fast:
+        return vocabulary
+    steps, usual = (_describe_steps(one) for one in (tokenizer, as_bert_tokenizer(SPECIAL_TOKENS)))
+    return vocabulary if steps == usual else hashlib.sha256(f"{vocabulary} {steps}".encode()).hexdigest()
+
+
+def _describe_steps(tokenizer: PreTrainedTokenizerBase) -> str:
+    steps = json.loads(tokenizer.backend_tokenizer.to_str())
+    normalizer = steps["normalizer"] or {}
+    if normalizer.get("strip_accents", 0) is None:  # then they go with the capitals
+        normalizer["strip_accents"] = normalizer["lowercase"]
+    return json.dumps([normalizer, steps["pre_tokenizer"]], sort_keys=True)

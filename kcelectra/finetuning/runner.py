@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, set_seed
 
 from kcelectra.corpus.vectorized import clean_batch
 from kcelectra.errors import InputError
-from kcelectra.finetuning.loading import hash_weights, load_head
+from kcelectra.finetuning.loading import hash_tokenizer, hash_weights, load_head
 from kcelectra.finetuning.metrics import is_collapsed, majority_share
 from kcelectra.finetuning.original import keep_learnable
 from kcelectra.finetuning.own_data import TaskData
@@ -26,8 +26,7 @@ from kcelectra.finetuning.tasks import TASKS, Task
 from kcelectra.finetuning.training import EvaluationSplit, Head, Watcher, train
 from kcelectra.manifest import to_json, write_atomically
 from kcelectra.precision import choose_precision
-from kcelectra.tokenization.loading import save_tokenizer, tokens_by_id
-from kcelectra.tokenization.vocabulary import hash_vocabulary
+from kcelectra.tokenization.loading import save_tokenizer
 
 PREDICTIONS_FILE = "predictions.jsonl"
 PACKAGES = ("kcelectra", "torch", "transformers", "tokenizers", "evaluate")
@@ -151,7 +150,7 @@ def finetune(
         "settings": settings.record(),
         "num_examples": {split: len(getattr(splits, split)) for split in ("train", "dev", "test")},
         "weights_sha256": hash_weights(network.base_model),
-        "tokenizer_sha256": hash_vocabulary(tokens_by_id(head.tokenizer)),
+        "tokenizer_sha256": hash_tokenizer(head.tokenizer),
         "data_sha256": splits.files,
         "notes": splits.notes,
     }
