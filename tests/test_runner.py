@@ -416,6 +416,7 @@ def test_a_row_longer_than_the_position_table_is_cut(model_dir, data_dir, tmp_pa
         model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, num_epochs=1, max_train=8, max_length=9999
     )
     assert row["settings"]["max_length"] == 9999 and row["metrics"]
+    assert row["notes"][-1] == "rows of 512 tokens: the model has no more positions"
 
 
 # protocols, cleaning, layers

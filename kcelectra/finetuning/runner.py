@@ -154,6 +154,8 @@ def finetune(
         "data_sha256": splits.files,
         "notes": splits.notes,
     }
+    if head.max_length < settings.max_length:
+        row["notes"] = [*splits.notes, f"rows of {head.max_length} tokens: the model has no more positions"]
     row["key"] = hash_row(row)
     output_dir = Path(str(output_dir).replace("{key}", row["key"][:12]))
     results = Path(results_file or output_dir / RESULTS_FILE)
