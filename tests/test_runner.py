@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
@@ -558,6 +559,19 @@ def test_the_commit_is_the_one_that_a_run_began_with(model_dir, data_dir, tmp_pa
     monkeypatch.setattr("kcelectra.finetuning.runner._test", lambda *args: commits.append("after") or _test(*args))
     row = finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, num_epochs=1)
     assert (row["commit"], commits[-1]) == ("before", "after")
+
+
+def test_a_commit_of_a_repository_that_does_not_hold_the_package_is_none(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.example"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *command], check=True)
+    site = tmp_path / "venv/site-packages"
+    site.mkdir(parents=True)
+    monkeypatch.setattr(runner, "__file__", str(shutil.copy(runner.__file__, site)))
+    assert runner.find_commit() is None
+    for command in (["add", "."], ["commit", "-q", "-m", "ours"]):
+        subprocess.run([*git, *command], check=True)
+    assert runner.find_commit() is not None
 
 
 # the recipe

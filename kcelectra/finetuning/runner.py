@@ -20,8 +20,8 @@ from kcelectra.finetuning.original import keep_learnable
 from kcelectra.finetuning.own_data import TaskData
 from kcelectra.finetuning.protocols import Protocol, Settings, find_protocol
 from kcelectra.finetuning.results import LOCKS_DIR, RESULTS_FILE, append_result, hash_row, locked, read_results
-from kcelectra.finetuning.sources import LabelledTexts, Span, Splits, TaggedWords, read_splits
 from kcelectra.finetuning.scale import measure_scale
+from kcelectra.finetuning.sources import LabelledTexts, Span, Splits, TaggedWords, read_splits
 from kcelectra.finetuning.tasks import TASKS, Task
 from kcelectra.finetuning.training import EvaluationSplit, Head, Watcher, train
 from kcelectra.manifest import to_json, write_atomically
@@ -210,6 +210,8 @@ def _run(
     chosen_on = tested if chosen.selected_on == "test" else others.pop("dev")
     name = f"{row['model']}, {task.name}, seed {row['seed']}, {chosen.selected_on}"
     watcher = Watcher(name, chosen_on, settings, others)
+    learnt = keep_learnable(splits.train) if chosen.is_original else splits.train
+    scale = measure_scale(learnt) if settings.is_standardized else None
     num_steps = train(
         network,
         head,
@@ -219,8 +221,6 @@ def _run(
         seed=row["seed"],
         pads_to_max=pads,
         watcher=watcher,
-    learnt = keep_learnable(splits.train) if chosen.is_original else splits.train
-    scale = measure_scale(learnt) if settings.is_standardized else None
         disable_tqdm=disable_tqdm,
     )
     scores, predictions = _test(network, tested, watcher, num_steps)  # correlations are the same on any scale
@@ -300,10 +300,11 @@ def _texts_of(example: LabelledTexts | TaggedWords | Span) -> list[str]:
 
 
 def find_commit() -> str | None:
-    """Return the commit of this package's repository, or None where it is not in one."""
+    """Return the commit of this package's repository, or None where it is not in one, though below another."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        finished = subprocess.run(command, capture_output=True, text=True, check=True)
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
+        finished = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return finished.stdout.strip()
