@@ -236,6 +236,8 @@ def test_labels_that_are_given_are_the_classes_in_their_order(tmp_path):
     assert [(1, 0)[example.label // 2] for example in given.splits.train] == [
         example.label for example in found.splits.train
     ]
+    named = write_rows(tmp_path / "named.csv", with_labels(["nan", "roti"]))
+    assert read(named, labels=["nan", "roti"]).task.labels == ("nan", "roti")
     numbers = write_rows(tmp_path / "numbers.csv", with_labels(["1", "2.5"]))
     assert read(numbers, labels=["2.5", "1.0"]).task.labels == ("2.5", "1")
 
@@ -546,6 +548,7 @@ def test_columns_that_make_no_task_are_named(tmp_path, text, label, expected):
             {},
             "has 80 classes in 80 values ... give another --label, or mend '3,5', which is no number",
         ),
+        (with_labels(["a", "b", "nan"]), {}, "'label' holds 'nan' 30 times, which stands for no label; take these rows"),
         (with_labels(["0.5", "1", "NaN"]), {}, "the label 'NaN' is no finite number; mend it or take the row out"),
         (with_labels(["0.5", "1", "-inf"]), {}, "the label '-inf' is no finite number"),
         (ROWS, {"labels": ["좋다"]}, "labels are '좋다'; give two or more, each once"),

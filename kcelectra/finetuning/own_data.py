@@ -237,6 +237,11 @@ def _find_labels(train: Table, columns: list[str], source: str, given: Sequence[
 
 def _find_classes(values: list[Any], what: str) -> list[str]:
     counts = Counter(_to_class(part) for value in values for part in as_list(value))
+    if missing := [name for name in counts if name.lower() == "nan"]:  # what pandas writes where nothing is
+        raise InputError(
+            f"{what} holds {missing[0]!r} {counts[missing[0]]} times, which stands for no label; take these rows out, "
+            "or, if it is one, name all labels with --labels"
+        )
     if len(counts) < 2:
         raise InputError(f"{what} holds one class, {list_names(counts)}; give another --label, or rows of two classes")
     if len(counts) > MAX_CLASSES or 2 * len(counts) > counts.total():
