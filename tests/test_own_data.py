@@ -264,6 +264,22 @@ def test_one_text_in_ten_is_test_and_one_in_ten_of_the_rest_dev(tmp_path):
     assert train <= texts_of(longer.train) and dev <= texts_of(longer.dev) and test <= texts_of(longer.test)
 
 
+def test_texts_that_differ_in_white_space_alone_stay_together(tmp_path):
+    spaced = ["{}", " {}", "{}\u3000 ", "\n{}"]
+    rows = [{"text": spaced[i % 4].format(f"댓글{'  '[: 1 + i % 2]}{i // 4}"), "label": i % 3} for i in range(1200)]
+    plain = [row | {"text": f"댓글 {i // 4}"} for i, row in enumerate(rows)]
+    splits = read(write_rows(tmp_path / "mine.jsonl", rows)).splits
+    assert [len(part) for part in splits[:3]] == [
+        len(part) for part in read(write_rows(tmp_path / "plain.jsonl", plain)).splits[:3]
+    ]
+    parts = [{" ".join(example.texts[0].split()) for example in part} for part in splits[:3]]
+    assert sum(map(len, parts)) == 300
+    train, dev = (
+        write_rows(tmp_path / f"{name}.jsonl", part) for name, part in (("train", rows), ("dev", plain[:40]))
+    )
+    assert read(train, dev=dev).splits.notes[0] == "40 of 1200 train texts are also in dev, and left out"
+
+
 def test_what_is_carved_is_the_same_everywhere(tmp_path):
     splits = read(write_rows(tmp_path / "mine.csv", ROWS)).splits
     assert [int(example.texts[0].split()[1]) for example in splits.test] == [1, 3, 12, 34, 42, 55, 67, 69, 78, 79, 88]
@@ -548,7 +564,11 @@ def test_columns_that_make_no_task_are_named(tmp_path, text, label, expected):
             {},
             "has 80 classes in 80 values ... give another --label, or mend '3,5', which is no number",
         ),
-        (with_labels(["a", "b", "nan"]), {}, "'label' holds 'nan' 30 times, which stands for no label; take these rows"),
+        (
+            with_labels(["a", "b", "nan"]),
+            {},
+            "'label' holds 'nan' 30 times, which stands for no label; take these rows",
+        ),
         (with_labels(["0.5", "1", "NaN"]), {}, "the label 'NaN' is no finite number; mend it or take the row out"),
         (with_labels(["0.5", "1", "-inf"]), {}, "the label '-inf' is no finite number"),
         (ROWS, {"labels": ["좋다"]}, "labels are '좋다'; give two or more, each once"),

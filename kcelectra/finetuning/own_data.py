@@ -95,7 +95,8 @@ def read_own_data(
     data set of the Hub names. White space around a label is no part of it.
 
     Where no test split is given one text in ten becomes it; where no dev split is, one in ten of the rest. That looks
-    at a hash of the text alone, so that it is the same everywhere and equal texts stay together.
+    at a hash of the text alone, so that it is the same everywhere, and texts that differ in white space alone stay
+    together.
 
     Args:
         data: a file, `.csv`, `.tsv`, `.jsonl` (these also as `.gz`) or `.parquet`, or the id of a data set on the Hub.
@@ -178,7 +179,7 @@ def _split(tables: dict[str, Table], labels: _Labels, source: str, notes: list[s
     carved_from = "train"
     for split, salt in (("test", b"test"), ("dev", b"")):  # with one salt dev would be empty
         if split not in parts:
-            parts["train"], parts[split] = carve(parts["train"], salt=salt)
+            parts["train"], parts[split] = carve(parts["train"], salt=salt, ignores_spaces=True)
             notes.append(f"{split}: 1 in {DEV_SHARE} of {carved_from}, by a hash of the text")
             carved_from = "the rest"
     for split, examples in parts.items():
@@ -193,14 +194,19 @@ def _split(tables: dict[str, Table], labels: _Labels, source: str, notes: list[s
 def _part(rows: dict[str, list[Row]]) -> Iterator[str]:
     """Leave out of train what is in dev, where test is to be carved from it; note the texts that splits share."""
     if "dev" in rows and "test" not in rows:  # else what chose the step would be reported
-        num_rows, in_dev = len(rows["train"]), {row.texts for row in rows["dev"]}
-        rows["train"] = [row for row in rows["train"] if row.texts not in in_dev]
+        num_rows, in_dev = len(rows["train"]), set(map(_compared, rows["dev"]))
+        rows["train"] = [row for row in rows["train"] if _compared(row) not in in_dev]
         if num_known := num_rows - len(rows["train"]):
             yield f"{num_known} of {num_rows} train texts are also in dev, and left out"
     for split, other in (("test", "train"), ("test", "dev"), ("dev", "train")):
-        texts = {row.texts for row in rows.get(other, ())}
-        if num_known := sum(row.texts in texts for row in rows.get(split, ())):
+        texts = set(map(_compared, rows.get(other, ())))
+        if num_known := sum(_compared(row) in texts for row in rows.get(split, ())):
             yield f"{num_known} of {len(rows[split])} {split} texts are also in {other}"
+
+
+def _compared(row: Row) -> tuple[str, ...]:
+    """Return the texts by which rows are equal: as `carve` has them."""
+    return tuple(" ".join(text.split()) for text in row.texts)
 
 
 # labels

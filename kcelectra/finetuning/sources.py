@@ -176,19 +176,23 @@ def read_spans(task: Task, data_dir: str | Path) -> list[Span]:
     return _read_squad(Path(data_dir, task.test_file))
 
 
-def carve(examples: list[Example], *, salt: bytes = b"") -> tuple[list[Example], list[Example]]:
+def carve(
+    examples: list[Example], *, salt: bytes = b"", ignores_spaces: bool = False
+) -> tuple[list[Example], list[Example]]:
     """Return the examples that stay, and those that become another split: one in `DEV_SHARE`, by a hash of the text.
 
     Args:
         examples: of one split, whose order is kept.
         salt: at most 16 bytes; another one chooses other examples.
+        ignores_spaces: texts that differ in white space alone stay together.
     """
     parts: tuple[list[Example], list[Example]] = ([], [])
     for example in examples:
         if isinstance(example, Span):
             key = example.article or example.context
         else:
-            key = "\t".join(example.texts if isinstance(example, LabelledTexts) else example.words)
+            texts = example.texts if isinstance(example, LabelledTexts) else example.words
+            key = "\t".join(" ".join(text.split()) if ignores_spaces else text for text in texts)
         digest = hashlib.blake2b(key.encode(), digest_size=8, salt=salt).digest()
         parts[int.from_bytes(digest) % DEV_SHARE == 0].append(example)
     return parts
