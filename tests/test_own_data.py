@@ -386,7 +386,7 @@ BAD_FILES: list[tuple[str, str | bytes, str]] = [
     # fields
     ("a.csv", f"{HEADER}가, 나,좋다\n", "line 4 (row 3): 3 fields where the header has 2; put a text with commas"),
     ("a.csv", f"{HEADER}가\n나,좋다\n", "line 4 (row 3): 1 field where the header has 2"),
-    ("a.csv", f"{HEADER}\n나,좋다\n", "line 4 (row 3): 0 fields where the header has 2"),
+    ("a.csv", f"{HEADER}\n나,좋다\n", "line 4 (row 3): an empty line; take it out, or put its text"),
     ("a.csv", 'text,label\n"가\n나\n\n다",좋다\n가,나,다\n', "line 6 (row 2): 3 fields where the header has 2"),
     (
         "a.tsv",
@@ -466,7 +466,8 @@ def test_a_bad_row_of_dev_or_test_is_named_with_its_own_file(tmp_path, split):
     other = write_rows(tmp_path / "other.jsonl", [*ROWS[:3], {"text": "글", "label": "좋아"}])
     message = message_of(lambda: read(path, **{split: other}))
     assert message == (
-        f"{other}, line 4: unknown label '좋아', not one of '싫다', '좋다'; mend it or take the row out"
+        f"{other}, line 4: unknown label '좋아', not one of '싫다', '좋다'; mend it, take the row out, or name all "
+        "labels with --labels"
     )
 
 

@@ -57,8 +57,8 @@ def test_a_file_without_a_header_is_read_by_number(tmp_path):
     [
         ("id\tdocument\n1\t가\n".encode(), "has no column 'text'; it has 'id', 'document'"),
         (
-            "text\tother\n가\t나\n".encode() + b"\xff\t1\n",
-            "cannot read .*task.tsv.*give the directory of all tasks as --data_dir",
+            b"text\tother\n" + "가\t나\n".encode("cp949"),
+            "task.tsv, line 2: byte 11 .*is not UTF-8; if the file is CP949.* `iconv -f CP949 -t UTF-8`",
         ),
         ("other\ttext\n나\t가\n다\n".encode(), "task.tsv, line 3: 1 columns; download the file again"),
     ],

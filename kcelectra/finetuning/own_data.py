@@ -72,7 +72,7 @@ class _Labels:
         if name not in names:
             raise InputError(
                 f"{where}: unknown label {name[:100]!r}{suggest(name, names)}, not one of {list_names(names)}; mend "
-                "it or take the row out"
+                "it, take the row out, or name all labels with --labels"
             )
         return names.index(name)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from kcelectra.corpus.lines import UTF16_MARKS
 from kcelectra.errors import InputError
 from kcelectra.finetuning.tasks import Task
 
@@ -274,6 +275,21 @@ def _hash(path: Path) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return decode(path.read_bytes(), str(path))
+    except OSError as error:
         raise InputError(f"cannot read {path}: {error}; give the directory of all tasks as --data_dir") from error
+
+
+def decode(content: bytes, source: str) -> str:
+    """Return what a file holds, without a byte order mark, or raise `InputError` with how to make it UTF-8."""
+    if content.startswith(UTF16_MARKS):
+        raise InputError(f"{source} is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        position = error.start + len(content) - len(error.object)  # the byte order mark counts
+        line = content.count(b"\n", 0, position) + 1
+        raise InputError(
+            f"{source}, line {line}: byte {position} (0x{content[position]:02x}) is not UTF-8; if the file is CP949, "
+            "as Korean spreadsheets write it, convert it with `iconv -f CP949 -t UTF-8`"
+        ) from error

@@ -21,9 +21,9 @@ from datasets import ClassLabel, Dataset, LargeList, List, load_dataset
 from datasets.exceptions import DatasetsError
 
 from kcelectra.corpus.comments import find_revision
-from kcelectra.corpus.lines import UTF16_MARKS
 from kcelectra.corpus.rows import UNREADABLE
 from kcelectra.errors import InputError
+from kcelectra.finetuning.sources import decode
 
 MAX_TEXT_CHARS = 1_000_000  # assumption: what is longer is a damaged file
 MAX_LISTED = 100  # names in a message
@@ -169,17 +169,7 @@ def read_file(source: str, columns: Columns) -> Table:
 
 
 def _decode(content: bytes, source: str) -> str:
-    if content.startswith(UTF16_MARKS):
-        raise InputError(f"{source} is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        position = error.start + len(content) - len(error.object)  # the byte order mark counts
-        line = content.count(b"\n", 0, position) + 1
-        raise InputError(
-            f"{source}, line {line}: byte {position} (0x{content[position]:02x}) is not UTF-8; if the file is CP949, "
-            "as Korean spreadsheets write it, convert it with `iconv -f CP949 -t UTF-8`"
-        ) from error
+    text = decode(content, source)
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InputError(f"{source}, line {line}: a NUL byte; the file is damaged, or UTF-16: write it again as UTF-8")
@@ -203,6 +193,8 @@ def _read_csv(content: bytes, columns: Columns, source: str) -> Iterator[tuple[s
             fields = next(records, None)
             if fields is None:
                 return
+            if not fields:
+                raise InputError(f"{where}: an empty line; take it out, or put its text into quotation marks")
             yield where, _pick(fields, indices, header, where, hint)
     except csv.Error as error:
         raise InputError(f"{where}: {error}; {UNCLOSED}") from error
