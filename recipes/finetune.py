@@ -55,6 +55,9 @@ class RunArguments:
             raise InputError("give --task nsmc, or --data reviews.csv --text review --label stars for your own")
         if self.task is not None and self.data_dir is None:
             raise InputError("give --data_dir, such as --data_dir data")
+        for option in ("text", "label", "labels", "name", "data_revision"):
+            if self.data is None and getattr(self, option):
+                raise InputError(f"--{option} is for --data, and {self.task} has its own; leave one of the two out")
         if self.data is not None and not (self.text and self.label):
             raise InputError("give the columns of --data, such as --text review --label stars")
 

@@ -645,6 +645,8 @@ def test_what_the_recipe_needs_is_named(given, message):
 def test_a_task_of_ones_own_needs_no_code(run_recipe, tmp_path, capsys):
     lines = "".join(f'"{text}",{("bad", "good")[label]}\n' for text, label in map(review, range(300)))
     (tmp_path / "reviews.csv").write_text(f"review,stars\n{lines}", encoding="utf-8")
+        ({"label": ["stars"]}, "--label is for --data, and nsmc has its own; leave one of the two out"),
+        ({"name": "mine"}, "--name is for --data, and nsmc has its own"),
     own = ["--data", "reviews.csv", "--text", "review", "--label", "stars", "--seeds", "1", "2"]
     run_recipe(*own, "--num_epochs", "12", "--learning_rate", "5e-3", task=None)
     first, second = read_results(tmp_path / "out/finetune/results.jsonl")
