@@ -93,9 +93,12 @@ def main() -> None:
     model = parse_model(str(arguments.model), step=arguments.step)
     rows = run_sweep(sweep, plan_jobs([model], [task], seeds, reruns_collapsed=arguments.rerun_collapsed))
     chosen = rows[0]["selected_by"]
-    scores = [row["metrics"][chosen] for row in rows if not row["collapsed"]]
-    if len(scores) > 1:
-        print(f"{task} {chosen}: {mean(scores):.4f} ± {stdev(scores):.4f} ({len(scores)} seeds)")
+    scores = [row["metrics"][chosen] for row in rows]
+    others = [row["metrics"][chosen] for row in rows if not row["collapsed"]]
+    if len(scores) > 1:  # those that collapsed count, as in the report
+        collapsed = f", of which {len(scores) - len(others)} collapsed and count" if len(others) < len(scores) else ""
+        without = f"; without them {mean(others):.4f}" if collapsed and others else ""
+        print(f"{task} {chosen}: {mean(scores):.4f} ± {stdev(scores):.4f} ({len(scores)} seeds{collapsed}{without})")
     results = Path(arguments.output_dir, RESULTS_FILE)
     print(f"rows: {results}; tables and plots: python recipes/report.py --results {results}")
 

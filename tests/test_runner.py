@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 import torch
@@ -35,6 +36,7 @@ from kcelectra.finetuning.runner import _test, finetune, load_head
 from kcelectra.finetuning.sources import read_examples
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.finetuning.training import EvaluationSplit, group_by_layer
+from kcelectra.release.scores import read_groups
 from kcelectra.tokenization import save_tokenizer
 from kcelectra.tokenization.loading import as_bert_tokenizer
 from kcelectra.tokenization.vocabulary import SPECIAL_TOKENS, hash_vocabulary
@@ -621,7 +623,20 @@ def test_collapsed_runs_stay_and_as_many_other_seeds_are_run(run_recipe, tmp_pat
     rows = read_results(tmp_path / "out/finetune/results.jsonl")
     assert [(row["seed"], row["collapsed"]) for row in rows] == [(0, True), (5, True), (4, True), (6, True)]
     printed = caplog.text + capsys.readouterr().out
-    assert printed.count("COLLAPSED: every prediction is the same") == 4 and "±" not in printed
+    assert printed.count("COLLAPSED: every prediction is the same") == 4
+    assert "± 0.0" in printed and "(4 seeds, of which 4 collapsed and count)" in printed
+
+
+def test_the_mean_is_that_of_the_report_where_a_seed_collapsed(run_recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "is_collapsed", lambda *_: next(seeds))
+    seeds = iter((False, True, False))
+    run_recipe("--max_train", "30", "--seeds", "0", "1", "2")
+    scores = [row["metrics"]["accuracy"] for row in read_results(tmp_path / "out/finetune/results.jsonl")]
+    (group,) = read_groups(tmp_path / "out/finetune/results.jsonl")
+    assert group.summary.mean == pytest.approx(mean(scores))
+    printed = capsys.readouterr().out
+    assert f"nsmc accuracy: {mean(scores):.4f} ± {stdev(scores):.4f} (3 seeds, of which 1 collapsed and" in printed
+    assert f"count; without them {mean(scores[::2]):.4f})" in printed
 
 
 @pytest.mark.parametrize(
@@ -630,6 +645,8 @@ def test_collapsed_runs_stay_and_as_many_other_seeds_are_run(run_recipe, tmp_pat
         ({"model": None}, "give --model, such as --model out/smoke/export/discriminator"),
         ({"task": None}, "give --task nsmc, or --data reviews.csv --text review --label stars for your own"),
         ({"data": "reviews.csv"}, "give --task nsmc, or --data reviews.csv"),
+        ({"label": ["stars"]}, "--label is for --data, and nsmc has its own; leave one of the two out"),
+        ({"name": "mine"}, "--name is for --data, and nsmc has its own"),
         ({"data_dir": None}, "give --data_dir, such as --data_dir data"),
         ({"task": None, "data": "reviews.csv", "text": ["a"]}, "give the columns of --data, such as --text review"),
     ],
@@ -645,8 +662,6 @@ def test_what_the_recipe_needs_is_named(given, message):
 def test_a_task_of_ones_own_needs_no_code(run_recipe, tmp_path, capsys):
     lines = "".join(f'"{text}",{("bad", "good")[label]}\n' for text, label in map(review, range(300)))
     (tmp_path / "reviews.csv").write_text(f"review,stars\n{lines}", encoding="utf-8")
-        ({"label": ["stars"]}, "--label is for --data, and nsmc has its own; leave one of the two out"),
-        ({"name": "mine"}, "--name is for --data, and nsmc has its own"),
     own = ["--data", "reviews.csv", "--text", "review", "--label", "stars", "--seeds", "1", "2"]
     run_recipe(*own, "--num_epochs", "12", "--learning_rate", "5e-3", task=None)
     first, second = read_results(tmp_path / "out/finetune/results.jsonl")
