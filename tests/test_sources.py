@@ -188,6 +188,17 @@ def test_a_split_that_cannot_be_had_is_named_and_another_file_can_be_given(share
     assert len(splits.train) + len(splits.dev) == 8_776 and len(splits.test) == 21_939
 
 
+def test_beside_a_training_file_that_is_given_the_official_dev_and_test_are_read(tmp_path):
+    row = "sentence1\tsentence2\tlabel\n가\t나\t1\n{}\t라\t0\n"
+    for name in ("dev_2k.tsv", "test_2k.tsv", *(f"resplit/{split}.tsv" for split in ("train", "dev", "test"))):
+        write_file(tmp_path / "paws" / name, row.format(name))
+    mine = write_file(tmp_path / "mine.tsv", row.format("mine"))
+    for files, texts in (({}, "resplit/{}.tsv"), ({"train": mine}, "{}_2k.tsv")):
+        splits = read_splits(TASKS["paws"], tmp_path, files=files)
+        assert [part[1].texts[0] for part in splits[1:3]] == [texts.format(split) for split in ("dev", "test")]
+    assert splits.train[1].texts[0] == "mine"
+
+
 def test_learning_from_the_test_file_is_refused(tmp_path):
     directory = write_nsmc(tmp_path)
     with pytest.raises(InputError, match="is train and test; a score on what was learnt says nothing"):

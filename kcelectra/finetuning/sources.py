@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,7 +77,8 @@ def read_splits(
     Raises:
         InputError: a file is not there or cannot be read, or a row of it is not what it should be.
     """
-    paths = find_split_files(task, data_dir) | {split: Path(path) for split, path in (files or {}).items()}
+    given = {split: Path(path) for split, path in (files or {}).items()}
+    paths = find_split_files(task, data_dir, given=given) | given
     for split in ("train", "test"):
         if split not in paths:
             names = " or ".join(task.files[split])
@@ -120,14 +121,20 @@ def _note_files(task: Task, paths: Mapping[str, Path], hashes: Mapping[str, str]
         yield f"by the name of official files, whose sha256 is not known: {', '.join(unknown)}"
 
 
-def find_split_files(task: Task, data_dir: str | Path) -> dict[str, Path]:
-    """Return the files of the splits: all of one directory, the first that has a training and a test split."""
+def find_split_files(task: Task, data_dir: str | Path, *, given: Collection[str] = ()) -> dict[str, Path]:
+    """Return the files of the splits: all of one directory, the first that has a training and a test split.
+
+    Args:
+        task: one of `TASKS`.
+        data_dir: the directory of all tasks, or that of this one.
+        given: splits that need no file there.
+    """
     own, whole = Path(data_dir), Path(data_dir, task.directory)
     found: dict[str, Path] = {}
     for directory in (whole, own, whole / RESPLIT, own / RESPLIT):
         paths = ((split, directory / name) for split, names in task.files.items() for name in reversed(names))
         here = {split: path for split, path in paths if path.is_file()}
-        if {"train", "test"} <= here.keys():
+        if here and {"train", "test"} <= {*here, *given}:
             return here
         found = found or here
     return found
