@@ -76,11 +76,21 @@ def squad(context: str, start: int, answer: str) -> bytes:
     return json.dumps({"data": [{"paragraphs": [{"context": context, "qas": [question]}]}]}).encode()
 
 
-def test_a_question_has_its_first_answer(tmp_path):
+def test_a_question_has_its_first_answer_and_what_else_is_right(tmp_path):
     task = write_task(tmp_path, squad("그는 세종대왕이다", 3, "세종대왕"), "squad.json")
     task = replace(task, head="spans")
-    assert read_spans(task, tmp_path) == [Span("누구?", "그는 세종대왕이다", 3, "세종대왕")]
+    assert read_spans(task, tmp_path) == [Span("누구?", "그는 세종대왕이다", 3, "세종대왕", others=("x",))]
     assert read_rows(task, tmp_path) == [("누구?", "그는 세종대왕이다")]
+
+
+def test_questions_without_an_answer_are_counted(tmp_path):
+    for split, name in (("train", "KorQuAD_v1.0_train.json"), ("dev", "KorQuAD_v1.0_dev.json")):
+        data = json.loads(squad(f"그는 세종대왕이다 {split}", 3, "세종대왕"))
+        data["data"][0]["paragraphs"][0]["qas"] += [{"question": "언제?", "answers": []}] * (split == "dev")
+        (tmp_path / name).write_text(json.dumps(data))
+    splits = read_splits(TASKS["korquad"], tmp_path, carves=False)
+    assert (len(splits.train), len(splits.test)) == (1, 1)
+    assert splits.notes[-1] == "left out of test: 1 questions without an answer"
 
 
 @pytest.mark.parametrize(

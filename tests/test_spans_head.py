@@ -243,6 +243,7 @@ def test_the_answer_is_that_of_trying_all_pairs(values, max_answer_length):
 
 def test_references_are_a_list_of_right_answers():
     assert make_head().references([make_span("홍길동"), make_span(".")]) == [["홍길동"], ["."]]
+    assert make_head().references([make_span("홍길동")._replace(others=("길동",))]) == [["홍길동", "길동"]]
 
 
 # real questions

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,13 +29,14 @@ class TaggedWords(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A question about a text, and where in it the answer stands, in code points."""
+    """A question about a text, and where in it the answer stands, in code points; `others` are right as well."""
 
     question: str
     context: str
     start: int
     answer: str
     article: str = ""
+    others: tuple[str, ...] = ()
 
 
 Example = LabelledTexts | TaggedWords | Span
@@ -91,9 +92,11 @@ def read_splits(
         raise InputError(f"{paths['train']} is train and test; a score on what was learnt says nothing")
     if hashes.get("dev") in (hashes["train"], hashes["test"]):
         del paths["dev"], hashes["dev"]
-    train, test = (list(read_examples(task, paths[split])) for split in ("train", "test"))
-    dev = list(read_examples(task, paths["dev"])) if "dev" in paths else []
     notes = list(_note_files(task, paths, hashes))
+    train, dev, test = (
+        list(_read_split(task, paths[split], split, notes)) if split in paths else []
+        for split in ("train", "dev", "test")
+    )
     if "dev" not in paths and carves:
         train, dev = carve(train)
         notes.append(
@@ -103,6 +106,15 @@ def read_splits(
         if not examples and (split != "dev" or carves):
             raise InputError(f"{task.name}: the {split} split is empty; look at {paths.get(split, paths['train'])}")
     return Splits(train, dev, test, hashes, notes)
+
+
+def _read_split(task: Task, path: Path, split: str, notes: list[str]) -> Iterable[Example]:
+    if task.head != "spans":
+        return read_examples(task, path)
+    spans, num_unanswered = _read_squad(path)
+    if num_unanswered:
+        notes.append(f"left out of {split}: {num_unanswered:,} questions without an answer")
+    return spans
 
 
 def _note_files(task: Task, paths: Mapping[str, Path], hashes: Mapping[str, str]) -> Iterator[str]:
@@ -148,7 +160,7 @@ def read_examples(task: Task, path: str | Path) -> Iterator[Example]:
     """
     path = Path(path)
     if task.head == "spans":
-        yield from _read_squad(path)
+        yield from _read_squad(path)[0]
         return
     num_texts = len(task.text_columns)
     for number, fields in _read_table(path, (*task.text_columns, *task.label_columns)):
@@ -176,12 +188,12 @@ def read_rows(task: Task, data_dir: str | Path) -> list[tuple[str, ...]]:
 
 
 def read_spans(task: Task, data_dir: str | Path) -> list[Span]:
-    """Return the questions of a task's official test file, in the format of SQuAD 1.1, each with its first answer.
+    """Return the questions of a task's official test file, in the format of SQuAD 1.1, that have an answer.
 
     Raises:
         InputError: the file cannot be read or has another format, or an answer is not where the file says.
     """
-    return _read_squad(Path(data_dir, task.test_file))
+    return _read_squad(Path(data_dir, task.test_file))[0]
 
 
 def carve(
@@ -254,22 +266,37 @@ def _as_tagged_words(task: Task, words: list[str], tags: list[str], where: str) 
     return TaggedWords(words, tags)
 
 
-def _read_squad(path: Path) -> list[Span]:
+def _read_squad(path: Path) -> tuple[list[Span], int]:
+    """Return the questions that have an answer, each with its first one and what else is right; and how many lack one.
+
+    The official script takes the best over all answers; a model learns the place of the first.
+    """
     try:
         articles = json.loads(_read(path))["data"]
-        spans = [
-            Span(question["question"], paragraph["context"], answer["answer_start"], answer["text"], str(title))
+        questions = [
+            (question, [answer["text"] for answer in question["answers"]], paragraph["context"], str(title))
             for title, article in ((article.get("title", ""), article) for article in articles)
             for paragraph in article["paragraphs"]
             for question in paragraph["qas"]
-            for answer in question["answers"][:1]
+        ]
+        spans = [
+            Span(
+                question["question"],
+                context,
+                question["answers"][0]["answer_start"],
+                answers[0],
+                title,
+                tuple(answer for answer in dict.fromkeys(answers) if answer != answers[0]),
+            )
+            for question, answers, context, title in questions
+            if answers
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not in the format of SQuAD 1.1 ({error!r}); download the file again") from error
     for number, span in enumerate(spans, start=1):
         if not span.context.startswith(span.answer, span.start):
             raise InputError(f"{path}, question {number}: {span.answer!r} is not at {span.start} of its text")
-    return spans
+    return spans, len(questions) - len(spans)
 
 
 def _hash(path: Path) -> str:

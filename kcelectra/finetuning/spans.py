@@ -100,7 +100,7 @@ class SpansHead:
 
     def references(self, examples: Sequence[Span]) -> list[list[str]]:
         """Return the right answers to each question."""
-        return [[span.answer] for span in examples]
+        return [[span.answer, *span.others] for span in examples]
 
     def _windows(self, question: Encoding, context: Encoding) -> list[Encoding]:
         question.truncate(self.max_question_length)
