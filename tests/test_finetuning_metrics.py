@@ -6,6 +6,7 @@ import random
 import string
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -325,6 +326,15 @@ def test_labels_are_scored_as_by_scikit_learn(scores, references):
         "exact_match": accuracy_score(references, predicted),
     }
     assert compute("multi_label", scores, references) == pytest.approx(expected, abs=1e-12)
+
+
+def test_memory_grows_with_labels_and_not_with_pairs_of_them():
+    scores, references = random_labels(500, 500, 0)
+    tracemalloc.start()
+    measured = METRICS["multi_label"].measure(scores, references)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert measured.shape == (500, 1503) and peak < 500**3 / 4
 
 
 def test_one_label_alone_is_scored_as_two_classes_are():

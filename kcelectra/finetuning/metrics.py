@@ -9,6 +9,7 @@ from datasets import Features, List, Value
 
 try:
     import evaluate
+    from scipy.stats import rankdata
     from seqeval.metrics.sequence_labeling import get_entities
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f'{error}; fine-tuning needs it: pip install "kcelectra[finetuning]"') from error
@@ -368,8 +369,8 @@ def _f1(num_both: np.ndarray, num_predicted: np.ndarray, num_gold: np.ndarray) -
 
 def _ranking_precision(scores: np.ndarray, is_gold: np.ndarray) -> np.ndarray:
     """Return (rows,): of the labels that score no less than a gold one the share of gold ones, mean over gold ones."""
-    is_above = scores[:, None, :] >= scores[:, :, None]  # (rows, labels, labels)
-    precision = (is_above & is_gold[:, None, :]).sum(axis=2) / is_above.sum(axis=2)
+    above, gold_above = (rankdata(part, "max", axis=1) for part in (-scores, np.where(is_gold, -scores, np.inf)))
+    precision = gold_above / above  # ranks, and not each label beside each other, which takes rows x labels x labels
     num_gold = is_gold.sum(axis=1)
     return np.where(num_gold > 0, (precision * is_gold).sum(axis=1) / np.maximum(num_gold, 1), 1.0)
 
