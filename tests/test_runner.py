@@ -358,6 +358,25 @@ def test_a_line_that_was_cut_is_no_row_and_is_cut_off(tmp_path):
     assert read_results(path) == [{"key": "a"}, {"key": "c"}]
 
 
+def test_a_last_row_without_its_line_end_is_a_row_and_stays(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"key": "a"}\n{"key": "b"}')
+    assert read_results(path) == [{"key": "a"}, {"key": "b"}]
+    assert append_result(path, {"key": "b", "seconds": 2}) == {"key": "b"}
+    append_result(path, {"key": "c"})
+    assert path.read_text() == '{"key": "a"}\n{"key": "b"}\n{"key": "c"}\n'
+
+
+def test_a_row_without_a_key_is_named(model_dir, data_dir, tmp_path):
+    (tmp_path / "results.jsonl").write_text('{"key": "a"}\n{"task": "nsmc"}\n')
+    for call in (
+        lambda: append_result(tmp_path / "results.jsonl", {"key": "b"}),
+        lambda: finetune(model_dir, "nsmc", data_dir=data_dir, output_dir=tmp_path, max_train=8),
+    ):
+        with pytest.raises(InputError, match=r"results.jsonl, line 2 is no row of a run \(it has no key\); take the"):
+            call()
+
+
 def test_a_row_that_is_there_is_returned_and_not_appended(tmp_path):
     path = tmp_path / "results.jsonl"
     first = append_result(path, {"key": "a", "seconds": 1})

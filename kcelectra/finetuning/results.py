@@ -40,13 +40,15 @@ def append_result(path: Path, row: dict[str, Any]) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        for earlier in read_results(path):
+        for earlier in read_runs(path):
             if earlier["key"] == row["key"]:
                 return earlier
         file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)  # what a process that was killed here has left behind that
-        file.write(f"{to_json(row)}\n".encode())
+        lines = file.read()
+        start = lines.rfind(b"\n") + 1
+        ends = b"\n" if _is_row(lines[start:]) else b""
+        file.truncate(len(lines) if ends else start)  # else what a process that was killed here has left behind
+        file.write(ends + f"{to_json(row)}\n".encode())
         file.flush()
         os.fsync(file.fileno())
     return row
@@ -55,18 +57,41 @@ def append_result(path: Path, row: dict[str, Any]) -> dict[str, Any]:
 def read_results(path: str | Path) -> list[dict[str, Any]]:
     """Return the rows of a results file, none if it does not exist; a last line that was cut is none.
 
+    One that only lacks its line end is a row: an editor has left it out.
+
     Raises:
         InputError: a line is no row; it is named.
     """
     if not Path(path).exists():
         return []
     rows = []
-    for number, line in enumerate(Path(path).read_bytes().split(b"\n")[:-1], start=1):
+    *lines, last = Path(path).read_bytes().split(b"\n")
+    for number, line in enumerate([*lines, last] if _is_row(last) else lines, start=1):
         try:
             rows.append(json.loads(line))
         except ValueError as error:
             raise InputError(f"{path}, line {number} is no row ({error}); take the line out") from error
     return rows
+
+
+def read_runs(path: str | Path) -> list[dict[str, Any]]:
+    """Return the rows of a results file, each with its key.
+
+    Raises:
+        InputError: a line is no row, or a row has no key; it is named.
+    """
+    rows = read_results(path)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or "key" not in row:
+            raise InputError(f"{path}, line {number} is no row of a run (it has no key); take the line out")
+    return rows
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def describe_row(row: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from kcelectra.finetuning.metrics import is_collapsed, majority_share
 from kcelectra.finetuning.original import keep_learnable
 from kcelectra.finetuning.own_data import TaskData
 from kcelectra.finetuning.protocols import Protocol, Settings, find_protocol
-from kcelectra.finetuning.results import LOCKS_DIR, RESULTS_FILE, append_result, hash_row, locked, read_results
+from kcelectra.finetuning.results import LOCKS_DIR, RESULTS_FILE, append_result, hash_row, locked, read_runs
 from kcelectra.finetuning.scale import measure_scale
 from kcelectra.finetuning.sources import LabelledTexts, Span, Splits, TaggedWords, read_splits
 from kcelectra.finetuning.tasks import TASKS, Task
@@ -161,7 +161,7 @@ def finetune(
     results = Path(results_file or output_dir / RESULTS_FILE)
     row["predictions"] = os.path.relpath(output_dir / PREDICTIONS_FILE, results.parent)
     with locked(results.parent / LOCKS_DIR / row["key"]):  # the same weights may be known by two paths
-        for earlier in read_results(results):
+        for earlier in read_runs(results):
             if earlier["key"] == row["key"]:
                 return earlier
             if earlier.get("predictions") == row["predictions"]:

@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
 from kcelectra.finetuning.own_data import TaskData
-from kcelectra.finetuning.results import LOCKS_DIR, RESULTS_FILE, describe_row, read_results
+from kcelectra.finetuning.results import LOCKS_DIR, RESULTS_FILE, describe_row, read_runs
 from kcelectra.finetuning.runner import finetune, refuse_launcher
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.hub import split_revision
@@ -187,7 +187,7 @@ def run_sweep(sweep: Sweep, jobs: Sequence[Job], *, num_workers: int | None = No
         raise InputError(
             "\n  ".join([f"{len(errors)} of {len(jobs)} runs could not be done, all others were:", *reasons])
         )
-    rows = {row["key"]: row for row in read_results(Path(sweep.output_dir, RESULTS_FILE))}
+    rows = {row["key"]: row for row in read_runs(Path(sweep.output_dir, RESULTS_FILE))}
     return [rows[key] for outcome in outcomes.values() for key in outcome["keys"]]
 
 
