@@ -7,6 +7,7 @@ A row is appended for each run to `results.jsonl`; the same command goes on wher
 `recipes/report.py` makes tables and plots of the rows.
 """
 
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from kcelectra.finetuning.runner import FinetuningArguments
 from kcelectra.finetuning.sweep import Model, Sweep, log_rows, parse_model, plan_jobs, run_sweep
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.hub import main_half
-from kcelectra.pretraining.checkpoints import find_checkpoints, read_step, verify_checkpoint
+from kcelectra.pretraining.checkpoints import BrokenCheckpoint, find_checkpoints, read_step, verify_checkpoint
 from kcelectra.pretraining.export import export_checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -96,18 +99,31 @@ def parse_files(words: list[str]) -> dict[str, dict[str, str]]:
 
 
 def export_checkpoints(run_dir: str) -> list[Model]:
-    """Export the checkpoints of a run, those that are not yet, and return the half of each that is for use."""
+    """Export the checkpoints of a run, those that are not yet, and return the half of each that is for use.
+
+    A damaged one is logged and left out.
+
+    Raises:
+        InputError: there is no whole checkpoint.
+    """
     checkpoints = find_checkpoints(run_dir)
     if not checkpoints:
         raise InputError(f"--run_dir {run_dir} has no checkpoint-N; give the output_dir of recipes/pretrain.py")
-    models = []
+    models, damages = [], []
     for checkpoint in checkpoints:
         export = Path(run_dir, "exports", checkpoint.name)
-        with locked(export.parent / LOCKS_DIR / export.name):  # another sweep may look at the same run
-            if not export.exists():  # it is written whole or not at all, and a run never writes a checkpoint anew
-                verify_checkpoint(checkpoint)
-                export_checkpoint(checkpoint, export)
-        models.append(Model(str(main_half(export)), step=read_step(checkpoint)))
+        try:
+            with locked(export.parent / LOCKS_DIR / export.name):  # another sweep may look at the same run
+                if not export.exists():  # it is written whole or not at all, and a run never writes a checkpoint anew
+                    verify_checkpoint(checkpoint)
+                    export_checkpoint(checkpoint, export)
+            models.append(Model(str(main_half(export)), step=read_step(checkpoint)))
+        except BrokenCheckpoint as error:
+            damages.append(error)
+    if not models:
+        raise damages[-1]
+    for damage in damages:
+        logger.warning("left out: %s", damage)
     return models
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -13,12 +14,14 @@ import pytest
 import torch
 from transformers import ElectraConfig, ElectraForPreTraining
 
+from kcelectra import KcElectraConfig, KcElectraForPreTraining
 from kcelectra.errors import InputError
 from kcelectra.finetuning import runner
 from kcelectra.finetuning import sweep as sweep_module
 from kcelectra.finetuning.results import read_results
 from kcelectra.finetuning.sweep import Job, Model, Sweep, parse_model, plan_jobs, run_sweep
 from kcelectra.finetuning.tasks import TASKS
+from kcelectra.pretraining.checkpoints import write_checkpoint
 from kcelectra.tokenization import save_tokenizer
 from kcelectra.tokenization.loading import as_bert_tokenizer
 from kcelectra.tokenization.vocabulary import SPECIAL_TOKENS
@@ -187,6 +190,26 @@ def test_a_model_may_be_a_path_or_a_revision_of_the_hub(tmp_path):
     assert parse_model(str(tmp_path / "with@sign")) == Model(str(tmp_path / "with@sign"))
     assert parse_model("beomi/KcELECTRA-base@v2022") == Model("beomi/KcELECTRA-base", "v2022")
     assert parse_model("beomi/KcELECTRA-base", step=7) == Model("beomi/KcELECTRA-base", None, 7)
+
+
+def test_a_damaged_checkpoint_is_left_out_and_the_others_are_measured(tmp_path, caplog):
+    tokenizer = as_bert_tokenizer([*SPECIAL_TOKENS, *WORDS])
+    config = KcElectraConfig.from_size("tiny", vocab_size=len(tokenizer), num_hidden_layers=1)
+
+    def write(directory: Path) -> None:
+        KcElectraForPreTraining(config).save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        (directory / "trainer_state.json").write_text("{}")
+
+    for step in (1, 2):
+        write_checkpoint(tmp_path, step, write)
+    export_checkpoints = runpy.run_path(str(ROOT / "recipes/sweep.py"))["export_checkpoints"]
+    (tmp_path / "checkpoint-1/model.safetensors").write_bytes(b"cut")
+    assert [model.step for model in export_checkpoints(str(tmp_path))] == [2]
+    assert "left out: " in caplog.text and "checkpoint-1 cannot be trusted" in caplog.text
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    with pytest.raises(InputError, match="checkpoint-1 cannot be trusted"):
+        export_checkpoints(str(tmp_path))
 
 
 # killed
