@@ -19,6 +19,7 @@ import torch
 from scipy.stats import ttest_ind
 from transformers import ElectraConfig, ElectraForSequenceClassification, TrainerCallback, set_seed
 
+from kcelectra.arguments import run_recipe
 from kcelectra.finetuning.protocols import PROTOCOLS
 from kcelectra.finetuning.sequence import SequenceHead
 from kcelectra.finetuning.sources import read_splits
@@ -118,11 +119,11 @@ def main() -> None:
             model, _ = run(head, train_split, settings, side=side, size="tiny", seed=seed)
             values.append(test.evaluate(model)[0]["accuracy"])
     for side, values in scores.items():
-        p_value = f", p = {ttest_ind(scores['dynamic'], values).pvalue:.2f}" if side != "dynamic" else ""
-        spread = f"{mean(values):.4f} ± {stdev(values):.4f} ({len(values)} seeds{p_value})"
-        print(f"tiny model, {side:<8} accuracy {spread}")
+        spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
+        p_value = f", p = {ttest_ind(scores['dynamic'], values).pvalue:.2f}" if side != "dynamic" and spread else ""
+        print(f"tiny model, {side:<8} accuracy {mean(values):.4f}{spread} ({len(values)} seeds{p_value})")
 
 
 if __name__ == "__main__":
     torch.set_float32_matmul_precision("highest")
-    main()
+    run_recipe(main)

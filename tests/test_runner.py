@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -704,3 +706,18 @@ def test_numbers_of_ones_own_are_learnt_and_predicted_on_any_scale(model_dir, tm
         model = AutoModelForSequenceClassification.from_pretrained(tmp_path / name)
         _, predictions = EvaluationSplit(data.task, head, data.splits.test).evaluate(model)
         assert predictions == pytest.approx([line["prediction"] for line in lines], abs=0.02 * (factor or 1))
+
+
+# the benchmark
+
+
+def test_the_benchmark_runs_with_one_seed_and_an_error_is_one_line(model_dir, data_dir, tmp_path, capsys, monkeypatch):
+    options = ["--tokenizer", str(model_dir), "--size", "tiny", "--num_rounds", "1", "--num_seeds", "1"]
+    command = ["finetune.py", *options, "--max_train", "64", "--precision", "float32", "--data_dir"]
+    monkeypatch.setattr(sys, "argv", [*command, str(data_dir)])
+    runpy.run_path(str(ROOT / "benchmarks/finetune.py"), run_name="__main__")
+    assert re.search(r"tiny model, dynamic  accuracy 0\.\d+ \(1 seeds\)\n", capsys.readouterr().out)
+    monkeypatch.setattr(sys, "argv", [*command, str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(ROOT / "benchmarks/finetune.py"), run_name="__main__")
+    assert capsys.readouterr().err.startswith("error: nsmc: no ratings_train.txt")
