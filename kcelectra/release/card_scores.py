@@ -12,8 +12,9 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
 from kcelectra.errors import InputError
+from kcelectra.finetuning.loading import hash_tokenizer, hash_weights
 from kcelectra.finetuning.protocols import PROTOCOLS
-from kcelectra.finetuning.runner import OPTIONS, hash_weights
+from kcelectra.finetuning.runner import OPTIONS
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.manifest import write_atomically
 from kcelectra.release.predictions import show
@@ -27,8 +28,6 @@ from kcelectra.release.scores import (
     mark,
     read_groups,
 )
-from kcelectra.tokenization.loading import tokens_by_id
-from kcelectra.tokenization.vocabulary import hash_vocabulary
 
 EVAL_RESULTS_DIR = ".eval_results"
 #: Of the Hub, by metric; text classification for all others, a number to predict included.
@@ -57,9 +56,9 @@ def read_model_scores(results_file: str | Path, model_dir: str | Path) -> tuple[
     is_generator = AutoConfig.from_pretrained(model_dir).architectures == ["ElectraForMaskedLM"]
     half = AutoModelForMaskedLM if is_generator else AutoModelForPreTraining  # else a head is missed, with a warning
     weights = hash_weights(half.from_pretrained(model_dir).base_model)
-    vocabulary = hash_vocabulary(tokens_by_id(AutoTokenizer.from_pretrained(model_dir)))
+    tokenizer = hash_tokenizer(AutoTokenizer.from_pretrained(model_dir))
     groups = read_groups(results_file)
-    wanted = (weights, vocabulary)
+    wanted = (weights, tokenizer)
     own = [group for group in groups if (group.first["weights_sha256"], group.first["tokenizer_sha256"]) == wanted]
     if not own:
         raise InputError(
