@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kcelectra.corpus import build_corpus
+from kcelectra.corpus import build_corpus, shards
 from kcelectra.corpus.build import CorpusArguments, describe_corpus, plan_corpus
 from kcelectra.corpus.cleaning import RULE_SETS, clean
 from kcelectra.corpus.comments import CommentReader
@@ -652,6 +652,14 @@ def change(path: Path, *, text: str | None = None) -> None:
         path.write_text(text, encoding="utf-8")
         assert path.stat().st_size == status.st_size
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+
+
+@pytest.mark.parametrize(("memory_mb", "expected"), [(192, 4), (30, 1), (1 << 20, 32)])
+def test_each_thread_of_dedup_has_memory_enough(sample_file, tmp_path, monkeypatch, memory_mb, expected):
+    given, find_dropped = {}, shards.find_dropped
+    monkeypatch.setattr(shards, "find_dropped", lambda *args, **kw: given.update(kw) or find_dropped(*args, **kw))
+    build(sample_file, tmp_path / "out", steps=2, num_workers=32, memory_mb=memory_mb)
+    assert given["num_threads"] == expected
 
 
 def test_the_same_call_returns_the_same_manifest_and_touches_nothing(comments_dir, tmp_path, monkeypatch):

@@ -154,6 +154,19 @@ def test_a_disk_without_room_says_what_to_do(monkeypatch):
         count_all(["가"])
 
 
+def test_the_memory_of_the_merge_is_shared_by_two_threads_on_any_machine(monkeypatch):
+    given, connect = {}, words_module.duckdb.connect
+    monkeypatch.setattr(words_module.duckdb, "connect", lambda config: given.update(config) or connect(config=config))
+    assert count_all(["가 나 가"]).num_distinct == 2
+    assert (given["threads"], given["preserve_insertion_order"]) == (2, False)
+
+
+def test_too_little_memory_is_not_taken_for_a_full_disk(monkeypatch):
+    monkeypatch.setattr(words_module, "MERGE_MEMORY", "1MiB")
+    with pytest.raises(InputError, match=r"(?s)^cannot count words within 1MiB: .*; give a lower --sample$"):
+        count_all(map(str, range(200_000)))
+
+
 def test_an_error_of_the_texts_is_not_taken_for_a_full_disk():
     def generate():
         yield "가"

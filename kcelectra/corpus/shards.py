@@ -35,6 +35,7 @@ ROW_GROUP_BYTES = 32 << 20  # of text, where comments are longer than any
 WINDOW_ROWS = 1 << 19  # of a part, whose fate is held in memory
 MAX_LENGTH_COUNTED = 500  # characters; longer comments are counted as this long
 MAX_NAMED_ROWS = 20  # bad rows of a part that are named; the others are counted
+THREAD_MB = 48  # of dedup; with less to each of 16 threads, 2 M comments with parents do not fit into 192
 TEXT_SCHEMA = pa.schema([("position", pa.int64()), *((name, pa.string()) for name in ("text", *OPTIONAL_COLUMNS))])
 
 
@@ -206,12 +207,13 @@ def drop_duplicates(work_dir: str, index: int = 0) -> dict[str, Any]:
     plan = read_json(work_dir, "plan.json")
     parts = [read_json(work_dir, f"counts/{part:06d}.json") for part in range(len(plan["parts"]))]
     columns = {column for part in parts for column in part["columns"]}
+    memory_mb = plan["resources"]["memory_mb"]
     dropped, num_rescued = find_dropped(
         work_dir,
         has_parents="parent_id" in columns,
         scope=plan["settings"]["dedup"],
-        memory_limit=f"{plan['resources']['memory_mb']}MiB",
-        num_threads=plan["resources"]["num_workers"],
+        memory_limit=f"{memory_mb}MiB",
+        num_threads=max(1, min(plan["resources"]["num_workers"], memory_mb // THREAD_MB)),
     )
     shards = _cut_shards(work_dir, len(parts), plan["settings"]["shard_mb"] << 20)
     if not shards:

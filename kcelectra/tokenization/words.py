@@ -25,6 +25,9 @@ TEXTS_AT_A_TIME = 10_000
 WORDS_AT_A_TIME = 50_000
 MAX_CHARACTERS = 100  # of a word; `BertTokenizer` makes [UNK] of a longer one
 MERGE_MEMORY = "128MiB"  # of DuckDB; what is more goes to the disk
+MERGE_THREADS = (
+    2  # each holds memory that cannot go to the disk: 2.3 M words fail with 16, one of every core otherwise
+)
 _SCHEMA = pa.schema([("word", pa.string()), ("count", pa.int64())])
 
 
@@ -55,7 +58,7 @@ def count_words(texts: Iterable[str], *, max_words: int) -> WordCounts:
         max_words: distinct words that are kept, the most frequent of those with up to `MAX_CHARACTERS`.
 
     Raises:
-        InputError: the disk is full.
+        InputError: the disk is full, or `MERGE_MEMORY` is too little.
     """
     num_texts = num_parts = 0
     characters = np.zeros(NUM_CODES, dtype=np.int64)
@@ -118,6 +121,8 @@ def iterate_codes(words: pa.StringArray, counts: pa.Int64Array) -> Iterator[tupl
 def _on_disk(work_dir: str | Path) -> Iterator[None]:
     try:
         yield
+    except duckdb.OutOfMemoryException as error:
+        raise InputError(f"cannot count words within {MERGE_MEMORY}: {error}; give a lower --sample") from error
     except (OSError, duckdb.Error) as error:
         raise InputError(f"cannot count words in {work_dir}: {error}; make room, or set TMPDIR") from error
 
@@ -137,7 +142,12 @@ def _write(counts: Counter[str], path: Path) -> np.ndarray:
 
 def _merge(work_dir: str, max_words: int) -> tuple[pa.Table, int]:
     """Return the most frequent words, and how many there are."""
-    settings: dict[str, Any] = {"memory_limit": MERGE_MEMORY, "temp_directory": str(Path(work_dir, "spill"))}
+    settings: dict[str, Any] = {
+        "memory_limit": MERGE_MEMORY,
+        "threads": MERGE_THREADS,
+        "temp_directory": str(Path(work_dir, "spill")),
+        "preserve_insertion_order": False,
+    }
     parts = str(Path(work_dir, "*.parquet")).replace("'", "''")
     with _on_disk(work_dir), duckdb.connect(config=settings) as database:
         database.execute(
