@@ -821,6 +821,15 @@ def test_the_embedded_sample_is_called_what_it_is(write_card, run_dir):
     assert "synthetic" in text and "shows that the pipeline works, and nothing else" in text
 
 
+def test_of_an_extended_tokenizer_the_card_says_what_it_was_extended_from(write_card, run_dir, tmp_path, trained):
+    sha256 = read_manifest(trained.directory / "out" / "tokenizer")["sha256"]
+    settings = {"base_vocab": "vocab.txt", "donor_vocab": None, "num_unused": 7}
+    write_manifest(tmp_path, stage="tokenizer", sha256=sha256, settings=settings, num_own=1_193)
+    edit(run_dir / "run.yaml", tokenizer=str(tmp_path))
+    text = section(write_card(run_dir)["README.md"].read_text("utf-8"), "Training text")
+    assert "Extended, without training, from one of 1,193 tokens.\n" in text and "Trained on" not in text
+
+
 def test_without_its_manifest_or_with_that_of_another_the_tokenizers_training_is_not_told(
     write_card, run_dir, tmp_path
 ):

@@ -20,8 +20,9 @@ from kcelectra.corpus.build import CorpusArguments, build_corpus, plan_corpus
 from kcelectra.corpus.cleaning import clean
 from kcelectra.corpus.shards import STEPS, count_tasks
 from kcelectra.manifest import read_manifest, seal_manifest
-from kcelectra.release.publish import release_corpus
+from kcelectra.release.publish import release_corpus, release_tokenizer
 from kcelectra.tokenization import train_tokenizer
+from kcelectra.tokenization.training import extend_tokenizer
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "publish.py"
 TOKEN = "hf_canaryThatMustNotSing"  # of someone, the only user
@@ -415,6 +416,13 @@ def test_a_pushed_tokenizer_loads_by_the_snippet_of_its_card(later, corpora):
     card, manifest = later.visitor.results["card of the tokenizer"]
     assert "1,200 tokens" in card and manifest["sha256"] in card and "license: mit" in card
     assert manifest["settings"]["corpus"] == "원본.txt"  # the name of the file, without where it was
+
+
+def test_the_card_of_an_extended_tokenizer_says_what_it_was_extended_from(corpora, tmp_path):
+    extend_tokenizer(corpora.tokenizer / "vocab.txt", tmp_path / "extended", num_unused=3)
+    card = release_tokenizer(tmp_path / "extended", repo_id="a/b", license="mit").files["README.md"].decode()
+    words = " ".join(card.split())
+    assert "1,203 tokens for Korean comments, cased, extended, without training, from one of 1,200 tokens. It" in words
 
 
 @pytest.mark.parametrize("repository", ["large", "broken"])
