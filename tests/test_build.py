@@ -23,10 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kcelectra.corpus import build as build_module
 from kcelectra.corpus import build_corpus, shards
 from kcelectra.corpus.build import CorpusArguments, describe_corpus, plan_corpus
 from kcelectra.corpus.cleaning import RULE_SETS, clean
 from kcelectra.corpus.comments import CommentReader
+from kcelectra.corpus.parquet import from_arrow
 from kcelectra.corpus.shards import ROW_GROUP_BYTES, ROW_GROUP_ROWS, STEPS, clean_part, count_tasks
 from kcelectra.corpus.work_dir import WORK_DIR
 from kcelectra.corpus.workers import MAX_DEATHS, run_tasks
@@ -700,7 +702,8 @@ def test_a_changed_setting_is_refused_by_name(comments_dir, tmp_path, steps, nam
     before = stamps(tmp_path / "out")
     with pytest.raises(InputError) as error:
         build_corpus(str(comments_dir), tmp_path / "out", **{name: value})
-    assert f"{tmp_path / 'out'} holds a corpus of something else: {message}; give another --output_dir" in str(
+    what = "a corpus" if steps == len(STEPS) else "an unfinished corpus"
+    assert f"{tmp_path / 'out'} holds {what} of something else: {message}; give another --output_dir" in str(
         error.value
     )
     assert stamps(tmp_path / "out") == before
@@ -850,6 +853,22 @@ def test_a_corpus_of_nothing_is_refused_with_the_counts(tmp_path, lines, counts)
     for reason, count in counts.items():
         assert f"{reason}: {count}" in str(error.value)
     assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+def test_the_cure_for_no_comment_can_be_given_at_once(comments_dir, tmp_path):
+    with pytest.raises(InputError, match="no comment is left .*or give a lower --min_chars"):
+        build(comments_dir, tmp_path / "out", min_chars=100)
+    assert build(comments_dir, tmp_path / "out", min_chars=1)["num_kept"] == 60
+
+
+def test_where_the_cure_is_another_plan_the_message_says_what_to_delete(cut_file, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=rf"; repair it, delete {tmp_path / 'out'} and start again, or keep"):
+        build(cut_file[0], tmp_path / "out")
+    monkeypatch.setattr(build_module, "find_revision", lambda *_: "0" * 40)
+    table = pa.table({"comment": ["글"]})
+    monkeypatch.setattr(shards, "read_hub", lambda *_, **__: ((None, from_arrow(i, "a/b", "text")) for i in [table]))
+    with pytest.raises(InputError, match=rf"give one as --text_column, and delete {tmp_path / 'hub'} first$"):
+        build("a/b", tmp_path / "hub")
 
 
 def test_a_parquet_file_without_row_groups_is_a_corpus_of_nothing(tmp_path):

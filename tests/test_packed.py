@@ -304,6 +304,7 @@ def test_comments_of_less_than_one_row_are_an_input_error(tokenizer, tmp_path, s
     (tmp_path / "short.txt").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"short\.txt.* less than one row of 64; .*lower --max_length"):
         pack(tmp_path / "short.txt", tokenizer, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())  # so that the next call may have another --max_length
 
 
 def test_a_part_of_less_than_one_row_is_packed_with_the_others(source, tokenizer, packed_dir, tmp_path, small):

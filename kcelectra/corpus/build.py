@@ -192,8 +192,9 @@ def _require_same(output_dir: Path, earlier: dict[str, Any], plan: dict[str, Any
     if list(now) != list(sources) and not changed:
         changed = ["the sources come in another order"]
     if changed:
+        what = "a corpus" if "files" in earlier else "an unfinished corpus"
         raise InputError(
-            f"{output_dir} holds a corpus of something else: {'; '.join(changed[:5])}; "
+            f"{output_dir} holds {what} of something else: {'; '.join(changed[:5])}; "
             "give another --output_dir, or delete this one"
         )
 

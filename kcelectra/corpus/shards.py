@@ -66,6 +66,7 @@ def clean_part(work_dir: str, index: int) -> dict[str, Any]:
         return done
     plan = read_json(work_dir, "plan.json")
     part = Part(**plan["parts"][index])
+    batches = _read(part, plan)
     tally = _Tally(index, plan["settings"])
     texts_file, keys_file = (Path(work_dir, kind, f"{name}.parquet") for kind in ("cleaned", "keys"))
     with (
@@ -73,14 +74,19 @@ def clean_part(work_dir: str, index: int) -> dict[str, Any]:
         _open_writer(work_dir, keys_file, KEY_SCHEMA, compression="none") as key_writer,
     ):
         try:
-            for rows in _read(part, plan):
+            for rows in batches:
                 texts, hashes = tally.clean(rows)
                 text_writer.write_table(texts)
                 key_writer.write_table(hashes)
         except UnreadableFile as error:
             if not plan["resources"]["skip_damaged"]:
-                raise InputError(f"{error}; repair it, or keep what can be read with --skip_damaged true") from error
+                raise InputError(
+                    f"{error}; repair it, delete {Path(work_dir).parent} and start again, or keep what can be read "
+                    "with --skip_damaged true"
+                ) from error
             tally.damage = str(error)
+        except InputError as error:  # of a dataset of the Hub, whose cure is another plan
+            raise InputError(f"{error}, and delete {Path(work_dir).parent} first") from error
     return write_json(work_dir, f"counts/{name}.json", tally.to_json(part))
 
 
@@ -222,6 +228,7 @@ def drop_duplicates(work_dir: str, index: int = 0) -> dict[str, Any]:
         cure = "look at the sources, or give a lower --min_chars"
         if counts["invalid UTF-8"]:
             cure = "convert files of another encoding, such as `iconv -f CP949 -t UTF-8`"
+        shutil.rmtree(work_dir)  # which holds the output directory for the plan that the cure changes
         raise InputError(f"no comment is left ({listed or 'the sources are empty'}); {cure}")
     known = ["text", *(name for name in OPTIONAL_COLUMNS if name in columns)]
     facts = {"shards": shards, "columns": known, "num_rescued": num_rescued, "num_rows": 0, "counts": dropped}

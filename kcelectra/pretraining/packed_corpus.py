@@ -173,6 +173,8 @@ def _require_rows(work_dir: str) -> None:
     plan = read_json(work_dir, "plan.json")
     settings, counts = plan["settings"], _count(work_dir)
     if counts["tokens"] < settings["max_length"]:
+        for directory in (work_dir, Path(work_dir).parent / TOKENIZER_DIR):  # they hold the output directory for the
+            shutil.rmtree(directory)  # plan that the cure changes
         raise InputError(
             f"{plan['dataset']['dataset']} holds {counts['tokens']} tokens after cleaning with {settings['rules']!r} "
             f"and min_chars {settings['min_chars']}, less than one row of {settings['max_length']}; give more "
