@@ -69,6 +69,19 @@ def read_manifest(directory: str | Path) -> dict[str, Any] | None:
     return manifest
 
 
+def read_stage(directory: str | Path, stage: str) -> dict[str, Any] | None:
+    """Return the manifest of a directory that a stage wrote, or None of any other, whose manifest may be anybody's.
+
+    Raises:
+        InputError: the stage wrote it, and it was cut or changed since.
+    """
+    path = Path(directory, MANIFEST)
+    if not path.is_file() or f'"stage": "{stage}"'.encode() not in path.read_bytes():
+        return None
+    manifest = read_manifest(directory)
+    return manifest if manifest is not None and manifest.get("stage") == stage else None
+
+
 def verify_manifest(directory: str | Path) -> dict[str, Any]:
     """Check every file against the manifest, and it against itself, and return it.
 

@@ -791,6 +791,14 @@ def test_a_file_in_place_of_the_directory_is_refused(comments_dir, tmp_path):
     assert (tmp_path / "out").read_text() == "mine"
 
 
+def test_a_corpus_whose_manifest_was_changed_is_told_as_that(comments_dir, tmp_path):
+    build(comments_dir, tmp_path / "out")
+    path = tmp_path / "out" / MANIFEST
+    path.write_text(path.read_text("utf-8").replace('"num_kept": 60', '"num_kept": 61'), "utf-8")
+    with pytest.raises(InputError, match=f"{path} was changed since it was written; delete"):
+        build_corpus(str(comments_dir), tmp_path / "out")
+
+
 @pytest.mark.parametrize("text", ['{"stage": "tokenizer", "files": {}}', '{"stage', "[]"])
 def test_the_directory_of_another_stage_is_refused(comments_dir, tmp_path, text):
     (tmp_path / "out").mkdir()

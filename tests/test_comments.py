@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kcelectra.corpus.comments import MAX_NAMED_ROWS, Comment, CommentReader, find_files
+from kcelectra.corpus.comments import MAX_NAMED_ROWS, Comment, CommentReader, choose_cleaning, find_files
 from kcelectra.corpus.formats import split_file
 from kcelectra.corpus.rows import READ_BATCH_SIZE
 from kcelectra.corpus.sample import generate_sample
@@ -478,6 +478,13 @@ def test_a_directory_that_its_stage_has_not_finished_is_refused(tmp_path):
         CommentReader(str(tmp_path))
     write_manifest(tmp_path, stage="corpus")
     assert read_all_texts(tmp_path) == TEXTS
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"stage": "crawl"}', '{"name": "corpus"}'])
+def test_a_manifest_of_somebody_else_beside_comments_is_none_of_ours(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    write_texts(tmp_path / "a.txt", [b"x"])
+    assert choose_cleaning(str(tmp_path)) == {"rules": "v2022", "min_chars": 10}
 
 
 def test_an_unknown_extension_names_the_known_ones(tmp_path):

@@ -651,6 +651,15 @@ def test_a_directory_that_holds_something_else_is_left_alone(tmp_path, kind, rec
     assert contents(tmp_path) == before
 
 
+def test_a_tokenizer_whose_manifest_was_changed_is_told_as_that(tmp_path):
+    base = write_vocabulary(tmp_path / "base.txt", [*SPECIAL_TOKENS, "가"])
+    extend_tokenizer(base, tmp_path / "out", num_unused=3)
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(path.read_text("utf-8").replace('"num_unused": 3', '"num_unused": 4'), "utf-8")
+    with pytest.raises(InputError, match=f"{path} was changed since it was written; delete"):
+        extend_tokenizer(base, tmp_path / "out", num_unused=3)
+
+
 # loading
 
 

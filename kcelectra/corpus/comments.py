@@ -17,7 +17,7 @@ from kcelectra.corpus.rows import OPTIONAL_COLUMNS, READ_BATCH_SIZE, UNREADABLE,
 from kcelectra.corpus.vectorized import clean_batch
 from kcelectra.corpus.work_dir import WORK_DIR
 from kcelectra.errors import InputError
-from kcelectra.manifest import MANIFEST, read_manifest
+from kcelectra.manifest import MANIFEST, read_stage
 
 logger = logging.getLogger(__name__)
 
@@ -157,8 +157,7 @@ def read_texts(reader: CommentReader, *, rules: str, min_chars: int) -> Iterator
 
 def choose_cleaning(dataset: str, rules: str | None = None, min_chars: int | None = None) -> dict[str, Any]:
     """Return `rules` and `min_chars`, those not given by what the dataset is: a built corpus is clean already."""
-    manifest = read_manifest(dataset) if Path(dataset).is_dir() else None
-    is_corpus = manifest is not None and manifest.get("stage") == "corpus"
+    is_corpus = read_stage(dataset, "corpus") is not None
     default_rules, default_chars = ("none", 0) if is_corpus else ("v2022", 10)
     return {
         "rules": default_rules if rules is None else rules,

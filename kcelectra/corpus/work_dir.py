@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kcelectra.errors import InputError
-from kcelectra.manifest import read_manifest, to_json, write_atomically
+from kcelectra.manifest import MANIFEST, read_stage, to_json, write_atomically
 
 WORK_DIR = ".work"  # in the output directory
 
@@ -21,10 +21,12 @@ def read_earlier(output_dir: Path, work_dir: str | Path, *, stage: str, key: str
         what: it makes, for the message.
 
     Raises:
-        InputError: the directory holds something else.
+        InputError: the directory holds something else, or its manifest was changed.
     """
+    earlier = read_stage(output_dir, stage)
     try:
-        earlier = read_manifest(output_dir) or read_json(work_dir, "plan.json")
+        if earlier is None and not Path(output_dir, MANIFEST).exists():
+            earlier = read_json(work_dir, "plan.json")
         is_free = not output_dir.exists() or all(path.name == WORK_DIR for path in output_dir.iterdir())
     except (NotADirectoryError, ValueError):
         earlier, is_free = None, False

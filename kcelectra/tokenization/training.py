@@ -21,7 +21,7 @@ from transformers import BertTokenizer
 
 from kcelectra.corpus.comments import CommentReader, choose_cleaning, find_revision, read_texts
 from kcelectra.errors import InputError
-from kcelectra.manifest import MANIFEST, read_manifest, write_manifest
+from kcelectra.manifest import MANIFEST, read_stage, write_manifest
 from kcelectra.tokenization.loading import as_bert_tokenizer, save_tokenizer
 from kcelectra.tokenization.morphemes import CUT, MORPHEMES, cut_words, require_analyser
 from kcelectra.tokenization.vocabulary import (
@@ -323,11 +323,8 @@ def _is_there(output_dir: Path, settings: dict[str, Any]) -> bool:
         raise InputError("the tokenizer gets a directory of its own; give an --output_dir below this one")
     if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
         return False
-    try:
-        manifest = read_manifest(output_dir)
-    except (NotADirectoryError, ValueError):
-        manifest = None
-    if not isinstance(manifest, dict) or manifest.get("stage") != "tokenizer":
+    manifest = read_stage(output_dir, "tokenizer")
+    if manifest is None:
         raise InputError(f"{output_dir} is there and holds no tokenizer of this recipe; give another --output_dir")
     earlier = manifest["settings"]
     changed = [
