@@ -108,12 +108,20 @@ def find_damage(directory: str | Path) -> str | None:
         manifest = json.loads(text)
         if not isinstance(manifest, dict) or not manifest.pop(SEAL, None) or text != seal_manifest(manifest):
             return f"{path} was changed since it was written, or an earlier version wrote it"
-        for name, expected in manifest["files"].items():
-            path = Path(directory, name)
-            if not path.is_file() or _describe(path) != expected:
-                return f"{path} is missing or not what {MANIFEST} says"
     except (OSError, ValueError) as error:
         return f"{path} cannot be read: {error}"
+    return find_damaged_file(directory, manifest)
+
+
+def find_damaged_file(directory: str | Path, manifest: dict[str, Any]) -> str | None:
+    """Return what is wrong with the files that a manifest lists, or None if all are as they were written."""
+    for name, expected in manifest["files"].items():
+        path = Path(directory, name)
+        try:
+            if not path.is_file() or _describe(path) != expected:
+                return f"{path} is missing or not what {MANIFEST} says"
+        except OSError as error:
+            return f"{path} cannot be read: {error}"
     return None
 
 

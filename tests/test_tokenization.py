@@ -443,6 +443,33 @@ def test_another_corpus_of_the_same_name_is_refused(corpus_dir, tmp_path):
         assert contents(tmp_path / f"{name}-out") == before
 
 
+def test_another_column_of_a_hub_dataset_is_another_tokenizer(monkeypatch):
+    monkeypatch.setattr(training_module, "find_revision", lambda *_: "0" * 40)
+    described = [
+        training_module._describe_reader(CommentReader("a/b", text_column=name)) for name in ("text", "title")
+    ]
+    assert described == [{"split": "train", "revision": "0" * 40} | more for more in ({}, {"text_column": "title"})]
+
+
+def test_raw_comments_beside_a_manifest_of_somebody_else_are_told_apart(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "manifest.json").write_text("{}")
+    source = write_comments(tmp_path / "in" / "a.txt", TEXTS[:300])
+    train_tokenizer(source.parent, tmp_path / "out", vocab_size=1300)
+    write_comments(source, TEXTS[:301])
+    with pytest.raises(InputError, match=r"holds another tokenizer \(files: .* there, .* now\)"):
+        train_tokenizer(source.parent, tmp_path / "out", vocab_size=1300)
+
+
+@pytest.mark.parametrize("size", [None, 100])
+def test_a_tokenizer_that_was_cut_is_not_returned(tmp_path, size):
+    base, file = write_vocabulary(tmp_path / "base.txt", [*SPECIAL_TOKENS, "가"]), tmp_path / "out" / "tokenizer.json"
+    extend_tokenizer(base, tmp_path / "out", num_unused=3)
+    file.write_text(file.read_text()[:size]) if size else file.unlink()
+    with pytest.raises(InputError, match=f"{file} is missing or not what .*; delete {tmp_path / 'out'}, and the same"):
+        extend_tokenizer(base, tmp_path / "out", num_unused=3)
+
+
 def test_a_donor_that_has_changed_since_is_refused(corpus_dir, tmp_path):
     donor = tmp_path / "donor.txt"
     donor.write_text("핵존잼\n", encoding="utf-8")

@@ -21,7 +21,7 @@ from transformers import BertTokenizer
 
 from kcelectra.corpus.comments import CommentReader, choose_cleaning, find_revision, read_texts
 from kcelectra.errors import InputError
-from kcelectra.manifest import MANIFEST, read_stage, write_manifest
+from kcelectra.manifest import MANIFEST, find_damaged_file, read_stage, write_manifest
 from kcelectra.tokenization.loading import as_bert_tokenizer, save_tokenizer
 from kcelectra.tokenization.morphemes import CUT, MORPHEMES, cut_words, require_analyser
 from kcelectra.tokenization.vocabulary import (
@@ -257,11 +257,13 @@ def _as_piece(token: str) -> str:
 
 def _describe_reader(reader: CommentReader) -> dict[str, Any]:
     """Return what tells one state of a source from another, as far as it can be told without reading it."""
-    manifest = Path(reader.dataset, MANIFEST)
-    if manifest.is_file():
-        return {"corpus_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()}
+    # of these two, earlier versions did not write the column, and theirs are to be known again
+    column = {} if reader.text_column == "text" else {"text_column": reader.text_column}
+    if read_stage(reader.dataset, "corpus") is not None:
+        digest = hashlib.sha256(Path(reader.dataset, MANIFEST).read_bytes()).hexdigest()
+        return {"corpus_sha256": digest, **column}
     if not reader.files:
-        return {"split": reader.split, "revision": find_revision(reader.dataset, reader.revision)}
+        return {"split": reader.split, "revision": find_revision(reader.dataset, reader.revision), **column}
     status = [os.stat(file) for file in reader.files]
     files = [{"size": one.st_size, "modified_ns": one.st_mtime_ns} for one in status]
     return {"text_column": reader.text_column, "files": files}
@@ -337,4 +339,7 @@ def _is_there(output_dir: Path, settings: dict[str, Any]) -> bool:
         raise InputError(
             f"{output_dir} holds another tokenizer ({what}); give another --output_dir, or delete this one"
         )
+    damage = find_damaged_file(output_dir, manifest)
+    if damage is not None:
+        raise InputError(f"{damage}; delete {output_dir}, and the same command makes it again")
     return True
