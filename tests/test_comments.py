@@ -460,9 +460,19 @@ def test_a_path_where_nothing_is_is_named_with_the_cure(tmp_path, source):
 @pytest.mark.parametrize("source", ["comments", "./comments"])
 def test_a_directory_without_comments_is_not_looked_up_on_the_hub(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
-    os.mkdir("comments")
-    with pytest.raises(InputError, match="no file matches"):
+    os.makedirs("comments/2021.txt")
+    with pytest.raises(InputError, match=rf"^{source} holds no file that can be read .*'comments/\*\*/\*\.jsonl'$"):
         find_files(source)
+
+
+def test_what_is_left_out_of_a_directory_is_said(tmp_path, caplog):
+    (tmp_path / "2021").mkdir()
+    for name in ("a.txt", "b.jsonl.bz2", ".hidden"):
+        (tmp_path / name).write_text("x")
+    assert find_files(str(tmp_path)) == [str(tmp_path / "a.txt")]
+    assert caplog.messages == [f"{tmp_path}: 2021/, b.jsonl.bz2: left out"]
+    (tmp_path / "manifest.json").write_text("{}")  # of a stage, which knows what it wrote beside its shards
+    assert find_files(str(tmp_path)) == [str(tmp_path / "a.txt")] and len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize("dataset", ["nsmc", "owner/name"])

@@ -22,6 +22,7 @@ from kcelectra.manifest import MANIFEST, read_stage
 logger = logging.getLogger(__name__)
 
 MAX_NAMED_ROWS = 10  # bad rows that get a line each in the log; the others are counted
+MAX_NAMED_FILES = 10  # that are left out of a directory
 PART_BYTES = 4 << 20  # of a file; what is read again at most, where it can be split, to go on in the middle
 HASHED_BYTES = 1 << 20  # at either end of a file
 START = {"file": 0, "start": 0, "batch": 0, "row": 0}
@@ -175,8 +176,7 @@ def find_files(dataset: str) -> list[str]:
     if os.path.isdir(dataset):
         if Path(dataset, WORK_DIR).is_dir() and not Path(dataset, MANIFEST).exists():
             raise InputError(f"{dataset} is not finished; run the command that writes it again")
-        inside = (path for path in Path(dataset).iterdir() if not path.is_dir() and not path.is_fifo())
-        matches = [str(path) for path in inside if format_of(str(path)) is not None]
+        matches = _find_inside(dataset)
     elif os.path.isfile(dataset):
         matches = [dataset]
     else:
@@ -191,6 +191,23 @@ def find_files(dataset: str) -> list[str]:
                 f"{path}: unknown extension; use one of {', '.join(FORMATS)}, text also as {', '.join(COMPRESSIONS)}"
             )
     return sorted(matches)
+
+
+def _find_inside(directory: str) -> list[str]:
+    """Return the files in a directory that can be read, and say what else is there, unless it is a stage's."""
+    inside = sorted(Path(directory).iterdir())
+    files = [path for path in inside if not path.is_dir() and not path.is_fifo() and format_of(str(path)) is not None]
+    if not files:
+        raise InputError(
+            f"{directory} holds no file that can be read ({', '.join(FORMATS)}, text also as "
+            f"{', '.join(COMPRESSIONS)}); for folders below it give '{Path(directory, '**', '*.jsonl')}'"
+        )
+    left_out = [f"{path.name}/" if path.is_dir() else path.name for path in inside if path not in files]
+    left_out = [name for name in left_out if name[0] != "."]
+    if left_out and MANIFEST not in left_out:
+        more = f" and {len(left_out) - MAX_NAMED_FILES} more" if len(left_out) > MAX_NAMED_FILES else ""
+        logger.warning("%s: %s%s: left out", directory, ", ".join(left_out[:MAX_NAMED_FILES]), more)
+    return [str(path) for path in files]
 
 
 def _looks_local(dataset: str) -> bool:
