@@ -91,7 +91,7 @@ def read_preset(path: str | Path) -> dict[str, Any]:
 def run_recipe(main: Callable[[], None]) -> None:
     """Call a recipe's `main`; an `InputError` ends it with its message alone and exit status 2.
 
-    So does a file where a directory is wanted.
+    So do a file where a directory is wanted, and a path that cannot be opened or written.
     """
     try:
         main()
@@ -99,6 +99,10 @@ def run_recipe(main: Callable[[], None]) -> None:
         message = str(error)
     except (FileExistsError, NotADirectoryError) as error:
         message = f"{error.filename} is in the way: a file is where a directory goes; give another one"
+    except OSError as error:
+        if error.filename is None:
+            raise
+        message = f"cannot open or write {error.filename}: {error.strerror}; give another path"
     else:
         return
     print(f"error: {message}", file=sys.stderr)  # noqa: T201

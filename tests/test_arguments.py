@@ -219,6 +219,17 @@ def test_a_file_where_a_directory_is_wanted_ends_a_recipe_with_status_2(tmp_path
         assert f"error: {tmp_path / name} is in the way: a file is where a directory" in capsys.readouterr().err
 
 
+def test_a_path_that_cannot_be_written_ends_a_recipe_with_status_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_recipe(lambda: Path("/dev/null-dir/x").mkdir())
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: cannot open or write /dev/null-dir/x: No such file or directory; give another path\n"
+    )
+    with pytest.raises(OSError, match="the peer"):  # of no path
+        run_recipe(lambda: (_ for _ in ()).throw(ConnectionResetError("the peer went away")))
+
+
 def test_given_settings_are_those_of_preset_and_command_line(tmp_path):
     preset = write_preset(tmp_path / "a.yaml", "size: small\nmax_steps: 1_000\nlearning_rate: 5e-4\n")
     assert settings_of([str(preset), "--max_steps", "7", "--dataset=x y", "--use_cpu", "true"]) == {

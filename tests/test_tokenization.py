@@ -641,6 +641,21 @@ def test_the_working_directory_is_refused_before_training(tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"output_dir": "file/out"}, "cannot write .*file/out: .*; give another --output_dir"),
+        ({"output_dir": "out", "num_workers": 0}, "--num_workers is 0; give 1 or more"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_training(tmp_path, monkeypatch, options, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(training_module, "count_words", None)
+    with pytest.raises(InputError, match=expected):
+        train_tokenizer(TEXTS, **options)
+
+
 def test_a_donor_can_be_given_as_a_path(tmp_path):
     (tmp_path / "donor.txt").write_text("핵존잼\n", encoding="utf-8")
     tokenizer = train_tokenizer(TEXTS, tmp_path / "out", vocab_size=1300, donor_vocab=tmp_path / "donor.txt")

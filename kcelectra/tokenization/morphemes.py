@@ -42,8 +42,7 @@ def cut_words(words: pa.StringArray, morphemes: str, *, num_workers: int | None 
     """
     if morphemes not in MORPHEMES:
         raise InputError(f"--morphemes is {morphemes!r}; use one of {', '.join(MORPHEMES)}")
-    if num_workers is not None and num_workers < 1:
-        raise InputError(f"--num_workers is {num_workers}; give 1 or more")
+    require_workers(num_workers)
     require_analyser()
     parts: dict[int, pa.StringArray] = {}
     with (
@@ -70,6 +69,16 @@ def require_analyser() -> None:
     """
     if importlib.util.find_spec("kiwipiepy") is None:
         raise InputError("--morphemes needs kiwipiepy: pip install 'kcelectra[morphemes]', or leave out --morphemes")
+
+
+def require_workers(num_workers: int | None) -> None:
+    """Check the number of processes.
+
+    Raises:
+        InputError: it is below 1.
+    """
+    if num_workers is not None and num_workers < 1:
+        raise InputError(f"--num_workers is {num_workers}; give 1 or more")
 
 
 def _cut_part(work_dir: str, task: int) -> list[str]:

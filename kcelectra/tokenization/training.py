@@ -23,7 +23,7 @@ from kcelectra.corpus.comments import CommentReader, choose_cleaning, find_revis
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, find_damaged_file, read_stage, write_manifest
 from kcelectra.tokenization.loading import as_bert_tokenizer, save_tokenizer
-from kcelectra.tokenization.morphemes import CUT, MORPHEMES, cut_words, require_analyser
+from kcelectra.tokenization.morphemes import CUT, MORPHEMES, cut_words, require_analyser, require_workers
 from kcelectra.tokenization.vocabulary import (
     SPECIAL_TOKENS,
     append_donor,
@@ -111,6 +111,7 @@ def train_tokenizer(
             `output_dir` holds something else.
     """
     arguments = VocabularyArguments(**options)
+    require_workers(num_workers)
     donor, described = _read_donor(arguments.donor_vocab)
     settings: dict[str, Any] = {"corpus": None, **asdict(arguments), **described}
     reader = CommentReader(str(corpus)) if isinstance(corpus, str | Path) else corpus
@@ -122,6 +123,8 @@ def train_tokenizer(
         texts = reader
     if output_dir is not None and _is_there(Path(output_dir), settings):
         return BertTokenizer.from_pretrained(output_dir)
+    if output_dir is not None:
+        _make_staging(Path(output_dir)).rmdir()  # what cannot be written is found before hours of training
     if arguments.morphemes:
         require_analyser()
     words = count_words(_sample(texts, arguments.sample, arguments.seed), max_words=arguments.max_words)
@@ -305,11 +308,10 @@ def write_tokenizer(tokens: list[str], output_dir: str | Path, **facts: Any) -> 
         InputError: the disk is full, or there may be nothing written.
     """
     output_dir = Path(output_dir).resolve()  # what a link leads to
-    staging = output_dir.with_name(f".{output_dir.name}.tmp")
     if facts["settings"].get("morphemes"):
         facts["analyser"] = {"kiwipiepy": version("kiwipiepy")}
+    staging = _make_staging(output_dir)
     try:
-        shutil.rmtree(staging, ignore_errors=True)
         save_tokenizer(as_bert_tokenizer(tokens), staging)
         write_manifest(staging, stage="tokenizer", num_tokens=len(tokens), sha256=hash_vocabulary(tokens), **facts)
         if output_dir.is_dir():
@@ -317,6 +319,18 @@ def write_tokenizer(tokens: list[str], output_dir: str | Path, **facts: Any) -> 
         staging.rename(output_dir)
     except OSError as error:
         raise InputError(f"cannot write {output_dir}: {error}; make room, or give another --output_dir") from error
+
+
+def _make_staging(output_dir: Path) -> Path:
+    """Return a new directory beside that of a tokenizer, which takes its name once it is whole."""
+    output_dir = output_dir.resolve()
+    staging = output_dir.with_name(f".{output_dir.name}.tmp")
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot write {output_dir}: {error}; give another --output_dir") from error
+    return staging
 
 
 def _is_there(output_dir: Path, settings: dict[str, Any]) -> bool:
