@@ -656,6 +656,21 @@ def change(path: Path, *, text: str | None = None) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
 
 
+def test_a_file_that_two_sources_name_is_read_once(comments_dir, tmp_path):
+    manifest = build([comments_dir / "b.txt", comments_dir], tmp_path / "out", dedup="none")
+    assert [Path(source["path"]).name for source in manifest["sources"]] == ["b.txt", "a.txt", "c.txt"]
+    assert manifest["num_kept"] == 60
+
+
+def test_its_own_shards_are_no_sources(comments_dir, tmp_path):
+    pq.write_table(pa.table({"text": ["열 글자보다 긴 댓글입니다"]}), comments_dir / "a.parquet")
+    source, output_dir = comments_dir / "**" / "*.parquet", comments_dir / "out"
+    build(source, output_dir, steps=3)
+    assert shards_of(output_dir)
+    assert build(source, output_dir)["num_read"] == 1
+    assert build_corpus(source, output_dir)["num_kept"] == 1
+
+
 @pytest.mark.parametrize(("memory_mb", "expected"), [(192, 4), (30, 1), (1 << 20, 32)])
 def test_each_thread_of_dedup_has_memory_enough(sample_file, tmp_path, monkeypatch, memory_mb, expected):
     given, find_dropped = {}, shards.find_dropped

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class CorpusArguments:
                 raise InputError(f"--{name} is {getattr(self, name)}; give 1 or more")
 
 
-def build_corpus(sources: str | list[str], output_dir: str | Path, **options: Any) -> dict[str, Any]:
+def build_corpus(sources: str | Path | Sequence[str | Path], output_dir: str | Path, **options: Any) -> dict[str, Any]:
     """Build a corpus of raw comments.
 
     The same call again goes on where one was interrupted, and leaves a finished corpus as it is.
@@ -85,8 +86,8 @@ def build_corpus(sources: str | list[str], output_dir: str | Path, **options: An
     Raises:
         InputError: a source cannot be read, `output_dir` holds something else, or no comment is left.
     """
-    sources = [sources] if isinstance(sources, str) else list(sources)
-    arguments = CorpusArguments(sources=sources, output_dir=str(output_dir), **options)
+    listed = [sources] if isinstance(sources, str | Path) else sources
+    arguments = CorpusArguments(sources=list(map(str, listed)), output_dir=str(output_dir), **options)
     try:
         work_dir = plan_corpus(arguments)
         if work_dir is not None:
@@ -136,6 +137,8 @@ def plan_corpus(arguments: CorpusArguments) -> str | None:
     output_dir, work_dir = Path(arguments.output_dir), Path(arguments.output_dir, WORK_DIR).absolute()
     found = {source: find_files(source) or [source] for source in arguments.sources}
     files = [os.path.abspath(file) if os.path.lexists(file) else file for names in found.values() for file in names]
+    outside = [file for file in files if not Path(file).is_relative_to(work_dir.parent)]  # its own shards are inside
+    files = list(dict.fromkeys(outside or files))
     plan = {
         "settings": {key: value for key, value in asdict(arguments).items() if key in SETTINGS},
         "sources": [_describe_source(file, arguments) for file in files],
