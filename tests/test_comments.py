@@ -497,6 +497,15 @@ def test_a_manifest_of_somebody_else_beside_comments_is_none_of_ours(tmp_path, t
     assert choose_cleaning(str(tmp_path)) == {"rules": "v2022", "min_chars": 10}
 
 
+def test_shards_of_a_corpus_are_clean_already(tmp_path):
+    write_texts(tmp_path / "a.parquet", [b"x"])
+    write_manifest(tmp_path, stage="corpus")
+    sources = [tmp_path, tmp_path / "*.parquet", tmp_path / "a.parquet", tmp_path / "*.txt"]
+    assert [choose_cleaning(str(source))["rules"] for source in sources] == ["none", "none", "none", "v2022"]
+    write_texts(tmp_path / "b.parquet", [b"y"])  # of somebody else
+    assert choose_cleaning(str(tmp_path / "*.parquet")) == {"rules": "v2022", "min_chars": 10}
+
+
 def test_an_unknown_extension_names_the_known_ones(tmp_path):
     (tmp_path / "a.xlsx").write_text("text\n")
     known = r"\.txt, \.jsonl, \.ndjson, \.csv, \.tsv, \.parquet, text also as \.gz, \.zst"

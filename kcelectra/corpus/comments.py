@@ -158,12 +158,27 @@ def read_texts(reader: CommentReader, *, rules: str, min_chars: int) -> Iterator
 
 def choose_cleaning(dataset: str, rules: str | None = None, min_chars: int | None = None) -> dict[str, Any]:
     """Return `rules` and `min_chars`, those not given by what the dataset is: a built corpus is clean already."""
-    is_corpus = read_stage(dataset, "corpus") is not None
-    default_rules, default_chars = ("none", 0) if is_corpus else ("v2022", 10)
+    default_rules, default_chars = ("none", 0) if _is_corpus(dataset) else ("v2022", 10)
     return {
         "rules": default_rules if rules is None else rules,
         "min_chars": default_chars if min_chars is None else min_chars,
     }
+
+
+def _is_corpus(dataset: str) -> bool:
+    """Say whether a dataset is a built corpus, or shards of some."""
+    if os.path.isdir(dataset):
+        return read_stage(dataset, "corpus") is not None
+    files = _match(dataset)
+    manifests = {directory: read_stage(directory, "corpus") for directory in map(os.path.dirname, files)}
+    listed = [(manifests[os.path.dirname(file)] or {}).get("files", ()) for file in files]
+    return bool(files) and all(os.path.basename(file) in names for file, names in zip(files, listed, strict=True))
+
+
+def _match(dataset: str) -> list[str]:
+    if os.path.isfile(dataset):
+        return [dataset]
+    return [path for path in glob.glob(dataset, recursive=True) if os.path.isfile(path)]
 
 
 def find_files(dataset: str) -> list[str]:
@@ -177,10 +192,8 @@ def find_files(dataset: str) -> list[str]:
         if Path(dataset, WORK_DIR).is_dir() and not Path(dataset, MANIFEST).exists():
             raise InputError(f"{dataset} is not finished; run the command that writes it again")
         matches = _find_inside(dataset)
-    elif os.path.isfile(dataset):
-        matches = [dataset]
     else:
-        matches = [path for path in glob.glob(dataset, recursive=True) if os.path.isfile(path)]
+        matches = _match(dataset)
     if not matches and _looks_local(dataset):
         raise InputError(
             f"no file matches {dataset!r}; give a file, a quoted glob, a directory, or a Hub id owner/name"
