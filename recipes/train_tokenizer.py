@@ -16,6 +16,7 @@ from pathlib import Path
 from kcelectra.arguments import parse_args, run_recipe
 from kcelectra.corpus.comments import CommentReader, choose_cleaning, read_texts
 from kcelectra.corpus.sample import write_sample
+from kcelectra.errors import InputError
 from kcelectra.release.tokenizer_report import (
     MAX_TEXTS,
     check_sources,
@@ -55,6 +56,8 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
     arguments, vocabulary = parse_args(TokenizerArguments, VocabularyArguments)
     output_dir = Path(arguments.output_dir)
+    if arguments.base_vocab:
+        _require_no_training(vocabulary)
     check_sources(arguments.compare, data_dir=arguments.data_dir)
     corpus = arguments.corpus_dir or str(write_sample(output_dir.parent / "sample"))
     reader = CommentReader(
@@ -75,6 +78,14 @@ def main() -> None:
     )
     print(describe_tokenizers(report))
     print(f"report: {output_dir / 'report'}")
+
+
+def _require_no_training(vocabulary: VocabularyArguments) -> None:
+    of_both = ("donor_vocab", "num_unused")
+    given = [name for name, value in asdict(VocabularyArguments()).items() if getattr(vocabulary, name) != value]
+    unused = [f"--{name}" for name in given if name not in of_both]
+    if unused:
+        raise InputError(f"--base_vocab is extended, not trained; leave out {' and '.join(unused)}")
 
 
 if __name__ == "__main__":

@@ -110,6 +110,10 @@ def test_tokenizers_are_compared_without_training(run, tmp_path, corpus_dir, cap
         (["--donor_vocab", "nowhere.txt"], "cannot read the vocabulary nowhere.txt"),
         (["--donor_vocab", "twice.txt"], "twice.txt: line 3 repeats '가' of line 1"),
         (["--base_vocab", "twice.txt"], "twice.txt: line 3 repeats"),
+        (
+            ["--base_vocab", "donor.txt", "--vocab_size", "999", "--morphemes", "all", "--num_unused", "3"],
+            "--base_vocab is extended, not trained; leave out --vocab_size and --morphemes",
+        ),
         (["--base_vocab", "donor.txt"], r"\[PAD\] \[UNK\] .* have the ids .*, not 0 to 4"),
         (["--vocab_siz", "300"], "unknown argument '--vocab_siz'; did you mean 'vocab_size'?"),
         (["--compare", "nowhere"], "cannot load a tokenizer from nowhere"),
