@@ -18,7 +18,6 @@ from datatrove.executor import LocalPipelineExecutor
 from kcelectra.corpus.build import CorpusArguments, plan_corpus
 from kcelectra.corpus.cluster import CorpusStep
 from kcelectra.corpus.shards import SINGLE_STEPS, STEPS, count_tasks
-from kcelectra.corpus.work_dir import WORK_DIR
 from kcelectra.manifest import read_manifest
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "cluster" / "build_corpus.py"
@@ -128,9 +127,13 @@ def test_the_recipe_builds_the_same_corpus_once(source, expected, tmp_path):
 
 
 def test_an_unknown_executor_is_named_with_what_to_type(source, tmp_path):
-    result = run_recipe(tmp_path, source, "--executor", "dask")
-    assert (result.returncode, result.stderr) == (2, "error: --executor is 'dask'; use local, ray or slurm\n")
-    assert not (tmp_path / "out" / WORK_DIR / "counts").exists()
+    for arguments, message in (
+        (("--executor", "dask"), "--executor is 'dask'; use local, ray or slurm"),
+        (("--workers", "0"), "--workers is 0; give 1 or more"),
+    ):
+        result = run_recipe(tmp_path, source, *arguments)
+        assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -21,11 +21,18 @@ class ClusterArguments:
 
     executor: str = field(default="local", metadata={"help": "local, ray or slurm."})
     tasks: int = field(default=2, metadata={"help": "Ranks that share the work of each step."})
-    workers: int = field(default=2, metadata={"help": "Ranks that run at a time."})
+    workers: int = field(default=2, metadata={"help": "Ranks that run at a time; -1 for all."})
     partition: str = field(default="cpu", metadata={"help": "Partition of Slurm."})
     time: str = field(default="04:00:00", metadata={"help": "Limit of a Slurm job."})
     mem_per_cpu_gb: int = field(default=2, metadata={"help": "Memory of a rank on Ray or Slurm, GB."})
     venv: str | None = field(default=None, metadata={"help": "Virtual environment that a Slurm job activates."})
+
+    def __post_init__(self) -> None:
+        if self.executor not in ("local", "ray", "slurm"):
+            raise InputError(f"--executor is {self.executor!r}; use local, ray or slurm")
+        for name in ("tasks", "workers", "mem_per_cpu_gb"):
+            if getattr(self, name) < 1 and (name, getattr(self, name)) != ("workers", -1):
+                raise InputError(f"--{name} is {getattr(self, name)}; give 1 or more")
 
 
 def main() -> None:
@@ -58,10 +65,8 @@ def build_executor(
     options["mem_per_cpu_gb"] = arguments.mem_per_cpu_gb
     if arguments.executor == "ray":
         return RayPipelineExecutor(**options)
-    if arguments.executor == "slurm":
-        limits = {"partition": arguments.partition, "time": arguments.time, "venv_path": arguments.venv}
-        return SlurmPipelineExecutor(**options, **limits, job_name=step.name)
-    raise InputError(f"--executor is {arguments.executor!r}; use local, ray or slurm")
+    limits = {"partition": arguments.partition, "time": arguments.time, "venv_path": arguments.venv}
+    return SlurmPipelineExecutor(**options, **limits, job_name=step.name)
 
 
 if __name__ == "__main__":
