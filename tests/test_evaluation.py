@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_trainer import MAX_LENGTH, make_model, make_rows, make_trainer
 
+from kcelectra.corpus import build_corpus
 from kcelectra.corpus.comments import CommentReader
 from kcelectra.errors import InputError
 from kcelectra.pretraining.collator import IGNORED
@@ -17,6 +18,7 @@ from kcelectra.pretraining.run_data import open_source
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.release.report import write_report
 from kcelectra.release.run_facts import read_run
+from kcelectra.tokenization import train_tokenizer
 
 
 def evaluated(history):
@@ -112,6 +114,44 @@ def test_comments_are_evaluated_as_often_as_a_checkpoint_is_saved(tokenizer, sam
     given = {"eval_strategy": "steps", "eval_steps": 2}
     trainer = build(tokenizer, sample_file, tmp_path, data={"eval_dataset": str(other_file)}, **given)
     assert trainer.args.eval_steps == 2 and 5 < len(trainer.eval_dataset) < 1000
+
+
+@pytest.fixture(scope="module")
+def emoji_corpus(tmp_path_factory):
+    """A corpus whose emoji and digits v2022 would take, and the file that it was built of."""
+    directory = tmp_path_factory.mktemp("emoji")
+    lines = [f"{i}번째 본 영화 👍 가격은 1000{i}원 최고입니다\n" for i in range(200)]
+    (directory / "raw.txt").write_text("".join(lines), encoding="utf-8")
+    build_corpus(directory / "raw.txt", directory / "corpus", rules="corpus", num_workers=1)
+    return directory
+
+
+def texts_of(rows, tokenizer):
+    return "".join(tokenizer.decode(row["input_ids"]) for row in rows)
+
+
+@pytest.mark.parametrize("trained_on", ["corpus", "rows"])
+def test_raw_text_is_cleaned_as_what_is_trained_on_was(pack_here, emoji_corpus, tmp_path, trained_on):
+    tokenizer = train_tokenizer(emoji_corpus / "corpus", vocab_size=400)
+    if trained_on == "rows":
+        pack_here(CommentReader(str(emoji_corpus / "corpus")), tokenizer, tmp_path / "rows", max_length=MAX_LENGTH)
+    dataset = tmp_path / "rows" if trained_on == "rows" else emoji_corpus / "corpus"
+    data = {"dataset": str(dataset), "eval_dataset": str(emoji_corpus / "raw.txt")}
+    trainer = build(tokenizer, None, tmp_path, data=data)
+    text = texts_of(trainer.eval_dataset, tokenizer)
+    assert "👍" in text and "10000" in text
+    data |= {"rules": "v2022"}
+    if trained_on == "rows":
+        with pytest.raises(InputError, match="rules is v2022, and the rows of .* hold what corpus has left"):
+            build(tokenizer, None, tmp_path, data=data)
+
+
+def test_a_corpus_that_is_cleaned_once_more_is_told_of(emoji_corpus, tmp_path, caplog, tokenizer):
+    data = {"dataset": str(emoji_corpus / "corpus")}
+    build(tokenizer, None, tmp_path, data=data)
+    assert "on top of it" not in caplog.text
+    build(tokenizer, None, tmp_path, data=data | {"rules": "v2021"})
+    assert "was cleaned by corpus, and is cleaned by v2021 on top of it; leave out --rules" in caplog.text
 
 
 def test_packed_rows_are_taken_as_they_are_and_must_fit(pack_here, tokenizer, sample_file, other_file, tmp_path):

@@ -158,21 +158,26 @@ def read_texts(reader: CommentReader, *, rules: str, min_chars: int) -> Iterator
 
 def choose_cleaning(dataset: str, rules: str | None = None, min_chars: int | None = None) -> dict[str, Any]:
     """Return `rules` and `min_chars`, those not given by what the dataset is: a built corpus is clean already."""
-    default_rules, default_chars = ("none", 0) if _is_corpus(dataset) else ("v2022", 10)
+    default_rules, default_chars = ("v2022", 10) if find_corpus_cleaning(dataset) is None else ("none", 0)
     return {
         "rules": default_rules if rules is None else rules,
         "min_chars": default_chars if min_chars is None else min_chars,
     }
 
 
-def _is_corpus(dataset: str) -> bool:
-    """Say whether a dataset is a built corpus, or shards of some."""
+def find_corpus_cleaning(dataset: str) -> dict[str, Any] | None:
+    """Return the `rules` and `min_chars` that a built corpus, or shards of some, were made with; None for others."""
     if os.path.isdir(dataset):
-        return read_stage(dataset, "corpus") is not None
-    files = _match(dataset)
-    manifests = {directory: read_stage(directory, "corpus") for directory in map(os.path.dirname, files)}
-    listed = [(manifests[os.path.dirname(file)] or {}).get("files", ()) for file in files]
-    return bool(files) and all(os.path.basename(file) in names for file, names in zip(files, listed, strict=True))
+        manifests = [read_stage(dataset, "corpus")]
+    else:
+        found = {directory: read_stage(directory, "corpus") for directory in map(os.path.dirname, _match(dataset))}
+        is_listed = all(
+            os.path.basename(file) in (found[os.path.dirname(file)] or {}).get("files", ()) for file in _match(dataset)
+        )
+        manifests = list(found.values()) if is_listed else []
+    if not manifests or manifests[0] is None:
+        return None
+    return {name: manifests[0].get("settings", {}).get(name) for name in ("rules", "min_chars")}
 
 
 def _match(dataset: str) -> list[str]:

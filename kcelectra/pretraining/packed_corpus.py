@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from kcelectra.corpus.cleaning import get_rules
-from kcelectra.corpus.comments import CommentReader, choose_cleaning
+from kcelectra.corpus.comments import CommentReader, choose_cleaning, find_corpus_cleaning
 from kcelectra.corpus.work_dir import WORK_DIR, read_earlier, read_json, write_json
 from kcelectra.corpus.workers import num_cores, run_tasks
 from kcelectra.errors import InputError
@@ -120,6 +120,7 @@ def _plan(
             "settings": settings,
             "source": source,
             "vocab_size": len(tokenizer),
+            "cleaning": find_corpus_cleaning(reader.dataset) or {key: settings[key] for key in ("rules", "min_chars")},
             "dataset": {"dataset": reader.dataset, "split": reader.split, "revision": source.get("commit")},
             "parts": _group_files(reader.files),
             "run_rows": max(1, RUN_BYTES // row_bytes),
@@ -298,6 +299,7 @@ def _finish(work_dir: str) -> None:
         max_length=plan["settings"]["max_length"],
         num_rows=counts["rows"],
         counts=counts,
+        cleaning=plan.get("cleaning"),
         share_filled=counts["tokens"] / (counts["rows"] * plan["settings"]["max_length"]),
     )
     shutil.rmtree(work_dir)

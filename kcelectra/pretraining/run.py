@@ -191,7 +191,9 @@ def build_trainer(
         tokenizer, mask_probability=model_arguments.mask_probability, seed=training_arguments.seed
     )
     collator.num_masked(dataset.max_length)
-    eval_rows = read_eval_rows(data_arguments, training_arguments, tokenizer, max_length=dataset.max_length)
+    eval_rows = read_eval_rows(
+        data_arguments, training_arguments, tokenizer, source=source, max_length=dataset.max_length
+    )
     _check_options(model_arguments, training_arguments, max_length=dataset.max_length)
     model = build_model(model_arguments, tokenizer)
     _choose_back_end(model, training_arguments)

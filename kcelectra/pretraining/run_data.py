@@ -1,5 +1,6 @@
 """What a run reads: comments or packed rows, their tokenizer, and rows that are not trained on."""
 
+import logging
 import math
 import shutil
 from itertools import islice
@@ -9,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import IntervalStrategy
 
-from kcelectra.corpus.comments import CommentReader, choose_cleaning
+from kcelectra.corpus.comments import CommentReader, choose_cleaning, find_corpus_cleaning
 from kcelectra.corpus.sample import write_sample
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, verify_manifest
@@ -20,6 +21,8 @@ from kcelectra.pretraining.run_arguments import DEFAULT_MAX_LENGTH, DEFAULT_VOCA
 from kcelectra.pretraining.streaming import PackedStream
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.tokenization import load_tokenizer, train_tokenizer
+
+logger = logging.getLogger(__name__)
 
 TOKENIZER_DIR = "tokenizer"
 
@@ -97,6 +100,13 @@ def build_dataset(
                 f"max_length is {arguments.max_length}, the rows of {source.dataset} have {source.max_length} tokens; "
                 f"give --max_length {source.max_length}, or pack rows of another length with recipes/pack.py"
             )
+        cleaned = find_cleaning(arguments, source)
+        for name, value in cleaned.items():
+            if getattr(arguments, name) not in (None, value, source.manifest["settings"][name]):
+                raise InputError(
+                    f"{name} is {getattr(arguments, name)}, and the rows of {source.dataset} hold what {value} has "
+                    f"left; give --{name} {value}, or pack others with recipes/pack.py"
+                )
         for name in ("fill_documents", "repeat_probability"):
             if getattr(arguments, name):
                 raise InputError(
@@ -109,6 +119,14 @@ def build_dataset(
         return source
     if training_arguments.max_steps <= 0:
         raise InputError("a stream has no length; say how long to train with --max_steps")
+    corpus = find_corpus_cleaning(source.dataset)
+    if corpus is not None and arguments.rules not in (None, "none", corpus["rules"]):
+        logger.warning(
+            "%s was cleaned by %s, and is cleaned by %s on top of it; leave out --rules, or give --rules none",
+            source.dataset,
+            corpus["rules"],
+            arguments.rules,
+        )
     return PackedStream(
         source,
         tokenizer,
@@ -121,14 +139,26 @@ def build_dataset(
     )
 
 
+def find_cleaning(arguments: DataArguments, source: CommentReader | PackedRows) -> dict[str, Any]:
+    """Return `rules` and `min_chars` of what is trained on, by whichever stage it was cleaned."""
+    if isinstance(source, PackedRows):
+        settings = {name: source.manifest["settings"][name] for name in ("rules", "min_chars")}
+        return source.manifest.get("cleaning") or settings  # earlier rows do not say what their corpus was cleaned by
+    return find_corpus_cleaning(source.dataset) or arguments.cleaning()
+
+
 def read_eval_rows(
     arguments: DataArguments,
     training_arguments: PretrainingArguments,
     tokenizer: PreTrainedTokenizerBase,
     *,
+    source: CommentReader | PackedRows,
     max_length: int,
 ) -> list[dict[str, Any]] | None:
-    """Return rows that are not trained on, and have them evaluated as often as a checkpoint is saved."""
+    """Return rows that are not trained on, made as those that are, and have them evaluated as a checkpoint is saved.
+
+    Text that is no corpus is cleaned as what is trained on was: else two kinds of text would be compared.
+    """
     dataset, num_rows = arguments.eval_dataset, arguments.eval_rows
     if dataset is None:
         if training_arguments.eval_strategy != IntervalStrategy.NO:
@@ -151,12 +181,17 @@ def read_eval_rows(
         if rows.max_length != max_length:
             raise InputError(f"the rows of {dataset} have {rows.max_length} tokens, not {max_length}; pack others")
         return rows.__getitems__(range(min(num_rows, len(rows))))
+    cleaning: dict[str, Any] = {"rules": arguments.rules, "min_chars": arguments.min_chars}
+    if find_corpus_cleaning(dataset) is None:
+        trained = find_cleaning(arguments, source)
+        cleaning = {name: trained[name] if value is None else value for name, value in cleaning.items()}
+    settings = source.manifest["settings"] if isinstance(source, PackedRows) else {}
     stream = PackedStream(
         CommentReader(dataset, text_column=arguments.text_column),
         tokenizer,
         max_length=max_length,
-        **choose_cleaning(dataset, arguments.rules, arguments.min_chars),
-        fill_documents=arguments.fill_documents,
+        **choose_cleaning(dataset, **cleaning),
+        fill_documents=settings.get("fill_documents", arguments.fill_documents),
         seed=training_arguments.seed,
         num_passes=1,
     )

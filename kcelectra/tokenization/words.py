@@ -25,9 +25,7 @@ TEXTS_AT_A_TIME = 10_000
 WORDS_AT_A_TIME = 50_000
 MAX_CHARACTERS = 100  # of a word; `BertTokenizer` makes [UNK] of a longer one
 MERGE_MEMORY = "128MiB"  # of DuckDB; what is more goes to the disk
-MERGE_THREADS = (
-    2  # each holds memory that cannot go to the disk: 2.3 M words fail with 16, one of every core otherwise
-)
+MERGE_THREADS = 2  # each holds memory that cannot go to the disk: 2.3 M words fail with 16
 _SCHEMA = pa.schema([("word", pa.string()), ("count", pa.int64())])
 
 
