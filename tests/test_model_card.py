@@ -1194,6 +1194,10 @@ def test_the_layout_is_that_of_the_real_vocabulary(directory, shared_data):
     special, alphabet, *_ = parts.values()
     assert tuple(special) == SPECIAL_TOKENS
     assert all(len(token.removeprefix("##")) == 1 for token in alphabet)
+    (example,) = (
+        re.search(r"as (\w+) does in (\w+)$", fact["value"]) for fact in facts["facts"] if "KorQuAD" in fact["fact"]
+    )
+    assert example[2] in tokens and example[2].startswith(example[1])
     comments = [*alphabet, *parts["pieces that were trained on the comments"]]
     has = lambda pattern: any(re.search(pattern, token) for token in comments)  # noqa: E731
     if facts["branch"] == "v2021":
