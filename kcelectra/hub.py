@@ -150,7 +150,8 @@ class _Repository:
 
     def open(self) -> ModelInfo | DatasetInfo:
         hub = HfApi()
-        hub.create_repo(self.repo_id, repo_type=self.repo_type, private=not self.public, exist_ok=True)
+        # a new one is seen by nobody before it holds the files
+        hub.create_repo(self.repo_id, repo_type=self.repo_type, private=True, exist_ok=True)
         info = hub.repo_info(self.repo_id, repo_type=self.repo_type)
         assert isinstance(info, (ModelInfo, DatasetInfo))
         if not self.public and not info.private:  # `exist_ok` leaves a public repository public
@@ -242,5 +243,7 @@ def _is_transient(error: BaseException) -> bool:
 def _explain(error: BaseException, message: str) -> InputError:
     if _is_transient(error):
         return HubUnreachable(f"{message}; type the same again later, and what has arrived is not sent twice")
+    if isinstance(error, OfflineModeIsEnabled):
+        return InputError(f"{message}; type the same again without HF_HUB_OFFLINE")
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     return InputError(f"{message}; {ADVICE.get(status or 0, OTHER_ADVICE)}")

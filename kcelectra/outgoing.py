@@ -18,6 +18,7 @@ from kcelectra.errors import InputError
 
 Content = bytes | mmap.mmap
 
+CODE_SUFFIXES = (".py", ".pyc", ".so", ".sh", ".ipynb")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # `PROTO`, then an opcode: the length that a safetensors file begins with may have the same first two bytes
 PICKLE = re.compile(rb"\x80[\x01-\x05][(-\xff]")
@@ -29,7 +30,13 @@ SECRETS = {
     "a key of AWS": re.compile(rb"AKIA[A-Z0-9]{16}"),
     "a temporary key of AWS": re.compile(rb"ASIA[A-Z0-9]{16}"),
     "a secret key of AWS": re.compile(rb"aws_secret_access_key\W{1,5}[A-Za-z0-9/+]{40}"),
+    "a secret key of AWS, in the environment's form": re.compile(rb"AWS_SECRET_ACCESS_KEY\W{1,5}[A-Za-z0-9/+]{40}"),
     "a token of GitHub": re.compile(rb"gh[oprsu]_[A-Za-z0-9]{36}"),
+    "a fine-grained token of GitHub": re.compile(rb"github_pat_[A-Za-z0-9_]{60}"),
+    "a key of OpenAI": re.compile(rb"sk-proj-[A-Za-z0-9_-]{40}"),
+    "a key of Google": re.compile(rb"AIza[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])"),
+    "a token of Slack": re.compile(rb"xox[abprs]-[0-9]{10,13}-[A-Za-z0-9-]{10}"),
+    "a key of Weights & Biases": re.compile(rb"WANDB_API_KEY\W{1,5}[0-9a-f]{40}"),
 }
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 LOGIN = re.compile(rb"(?:^|=)[ \t]*([^\s=\[\]]{8,})[ \t]*$", re.MULTILINE)  # a token alone, or `hf_token = ...`
@@ -84,7 +91,7 @@ def _check_name(name: str) -> None:
     is_plain = path.parts and not path.is_absolute() and ".." not in path.parts and str(path) == name
     if not is_plain or not name.isprintable() or "\\" in name:
         raise InputError(f"{name!r} is no path in a repository; give one like generator/config.json")
-    if name.endswith(".py"):
+    if path.suffix.lower() in CODE_SUFFIXES:
         raise InputError(f"{name} is code, and nothing that is pushed may ask to be run; leave it out")
 
 

@@ -453,6 +453,11 @@ def test_a_discriminator_alone_is_tried_without_a_generator(export, model):
     assert judge(alone, TEXT) == judge(model, TEXT)
 
 
+def test_a_masked_language_model_alone_is_refused_as_one(export):
+    with pytest.raises(InputError, match="generator is a masked language model alone, and the page shows a discrimin"):
+        load_model(str(export / "generator"))
+
+
 def test_a_model_without_the_head_is_refused(export, classifiers):
     with pytest.raises(InputError, match=r"is no ElectraForPreTraining: it has no discriminator_predictions"):
         load_model(classifiers[0])

@@ -9,12 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from hub import HubServer, run_client
+from huggingface_hub.errors import OfflineModeIsEnabled
 from safetensors.torch import load_file, save_file
 from test_vocabulary import V2021, V2023, VOCAB_DIR, make_byte_level
 
 from kcelectra import KcElectraConfig, KcElectraForPreTraining, export_checkpoint
+from kcelectra import hub as kcelectra_hub
 from kcelectra.corpus.comments import CommentReader
-from kcelectra.hub import MODEL_FILES, _is_owned
+from kcelectra.errors import InputError
+from kcelectra.hub import MODEL_FILES, _is_owned, push_files
 from kcelectra.tokenization import load_tokenizer, save_tokenizer, train_tokenizer
 
 LEGACY_SIZE = 1000
@@ -411,3 +414,26 @@ def test_no_request_leaves_for_another_host(request, client):
 )
 def test_a_push_of_a_model_replaces_no_file_of_another_directory(name, is_owned):
     assert _is_owned(name, MODEL_FILES) == is_owned
+
+
+def test_a_new_repository_is_seen_by_nobody_before_it_holds_the_files(monkeypatch):
+    class Refusing:
+        def create_repo(self, repo_id, **options):
+            created.append(options["private"])
+            raise ValueError("no such licence")
+
+    created: list[bool] = []
+    monkeypatch.setattr(kcelectra_hub, "HfApi", Refusing)
+    with pytest.raises(InputError, match="no such licence; look at the name and the licence"):
+        push_files({"README.md": b"card"}, roots=[], repo_id="someone/new", message="m", public=True)
+    assert created == [True]
+
+
+def test_without_the_network_nothing_is_said_of_the_licence(monkeypatch):
+    class Offline:
+        def create_repo(self, repo_id, **options):
+            raise OfflineModeIsEnabled("offline mode is enabled")
+
+    monkeypatch.setattr(kcelectra_hub, "HfApi", Offline)
+    with pytest.raises(InputError, match="offline mode is enabled; type the same again without HF_HUB_OFFLINE"):
+        push_files({"README.md": b"card"}, roots=[], repo_id="someone/new", message="m")

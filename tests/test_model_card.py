@@ -34,7 +34,13 @@ from kcelectra.pretraining.export import export_model
 from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.training_arguments import PretrainingArguments
 from kcelectra.release import model_card
-from kcelectra.release.card_scores import _describe_command, _rename, draw_scores, read_model_scores
+from kcelectra.release.card_scores import (
+    _describe_command,
+    _rename,
+    draw_scores,
+    read_model_scores,
+    tabulate_model,
+)
 from kcelectra.release.model_card import EFFECTIVE, write_model_card
 from kcelectra.release.predictions import show
 from kcelectra.release.publish import release_model
@@ -466,6 +472,17 @@ def test_weights_in_half_precision_are_said_to_be(write_card, full, run_dir):
     assert "The weights are stored in" not in full.text
 
 
+def test_a_share_of_right_answers_stands_beside_that_of_the_most_frequent_label(tmp_path):
+    groups = read_groups(write_results(tmp_path, make_runs([15], majority_share=0.5)))
+    assert any("the most frequent label alone has 50.00" in note for note in tabulate_model(groups, "a/b").footnotes)
+
+
+def test_a_card_says_how_long_the_rows_were_and_that_later_positions_are_random(write_card, run_dir):
+    edit(run_dir / "run.yaml", max_length=64)
+    card = write_card(run_dir)["README.md"].read_text("utf-8")
+    assert "texts of more than 64 tokens in one piece: rows of so many were trained on" in card
+
+
 def test_scores_of_other_weights_are_not_shown_and_not_enough(write_card, full, tmp_path):
     assert "out/other" not in section(full.text, "Evaluation")
     others = write_results(tmp_path / "r", make_runs([2, 3], weights_sha256="c" * 64))
@@ -637,8 +654,8 @@ def test_an_interval_that_was_slower_takes_longer(run_dir):
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({}, "Neither the power that the device drew nor what its electricity emitted is recorded"),
-        ({"device": "a CPU"}, "Neither the power that a CPU drew"),
+        ({}, "Trained on a device that is not recorded. The power that was drawn is not recorded, so energy"),
+        ({"device": "a CPU"}, "Trained on a CPU. The power that was drawn is not recorded"),
         ({"watts": 100}, "electricity emitted cannot be told"),
     ],
 )
@@ -654,7 +671,7 @@ def test_where_no_one_says_so_the_record_of_the_run_names_device_and_precision(w
     starts = [{"hardware": "4 cores of a CPU", "precision": "no"}, {"hardware": "2 x H100", "precision": "bf16"}]
     (run_dir / "run.json").write_text(json.dumps({"starts": starts}))
     card = write_card(run_dir, defaults={"precision": "auto"})["README.md"].read_text("utf-8")
-    assert "Neither the power that 2 x H100 drew" in card and "| precision | bfloat16 | default |" in card
+    assert "Trained on 2 x H100. The power" in card and "| precision | bfloat16 | default |" in card
     (run_dir / "facts.yaml").write_text("device: two of them\n")
     assert "the power that two of them drew" in write_card(run_dir)["README.md"].read_text("utf-8")
 

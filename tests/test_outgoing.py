@@ -159,7 +159,8 @@ def test_a_zip_file_without_a_pickle_passes(root):
 
 
 def test_code_and_what_asks_for_it_are_refused(root):
-    refuse({"modeling.py": b"print()"}, root, "is code")
+    for name in ("modeling.py", "setup.PY", "run.sh", "look.ipynb"):
+        refuse({name: b"print()"}, root, "is code")
     for key, value in (("auto_map", {"AutoModel": "modeling.Model"}), ("custom_pipelines", {"a": {"impl": "a.B"}})):
         for config in ({**CONFIG, key: value}, {**CONFIG, "generator_config": {key: value}}):
             refuse({"generator/config.json": json.dumps(config).encode()}, root, f"has '{key}'")
@@ -190,7 +191,13 @@ SECRETS = {
     "a key of AWS": "AKIA" + "IOSFODNN7EXAMPLE",
     "a temporary key of AWS": "ASIA" + "IOSFODNN7EXAMPLE",
     "a secret key of AWS": "aws_secret_access_key = " + "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "a secret key of AWS, in the environment's form": "AWS_SECRET_ACCESS_KEY=" + "a1B2c3d4" * 5,
     "a token of GitHub": "ghp_" + "a1B2c3" * 6,
+    "a fine-grained token of GitHub": "github_pat_" + "a1B2c3" * 10,
+    "a key of OpenAI": "sk-proj-" + "a1B2c3" * 7,
+    "a key of Google": "AIza" + "a1B2c3d" * 5,
+    "a token of Slack": "xoxb-" + "1234567890-" + "a1B2c3d4e5f6",
+    "a key of Weights & Biases": "WANDB_API_KEY=" + "0a1b2c3d" * 5,
 }
 
 

@@ -47,12 +47,15 @@ class ScoreTable:
     commands: list[tuple[str, str]]
 
 
-def read_model_scores(results_file: str | Path, model_dir: str | Path) -> tuple[list[Group], list[Group]]:
+def read_model_scores(
+    results_file: str | Path, model_dir: str | Path, *, shown_as: str | None = None
+) -> tuple[list[Group], list[Group]]:
     """Return the groups of a model, and those of all checkpoints of its run: by contents, whatever they are called.
 
     Raises:
         InputError: no row is of these weights with this tokenizer, or the file cannot be read.
     """
+    shown_as = shown_as or str(model_dir)
     is_generator = AutoConfig.from_pretrained(model_dir).architectures == ["ElectraForMaskedLM"]
     half = AutoModelForMaskedLM if is_generator else AutoModelForPreTraining  # else a head is missed, with a warning
     weights = hash_weights(half.from_pretrained(model_dir).base_model)
@@ -62,8 +65,8 @@ def read_model_scores(results_file: str | Path, model_dir: str | Path) -> tuple[
     own = [group for group in groups if (group.first["weights_sha256"], group.first["tokenizer_sha256"]) == wanted]
     if not own:
         raise InputError(
-            f"no row of {results_file} is of the weights and the tokenizer in {model_dir}; fine-tune these: "
-            f"python recipes/finetune.py --model {model_dir} --task nsmc --data_dir data"
+            f"no row of {results_file} is of the weights and the tokenizer in {shown_as}; fine-tune these: "
+            f"python recipes/finetune.py --model {shown_as} --task nsmc --data_dir data"
         )
     families = {group.family for group in own}
     family = [group for group in groups if group.family in families]
@@ -84,7 +87,7 @@ def tabulate_model(groups: Sequence[Group], repo_id: str) -> ScoreTable:
     for group in groups:
         first, one = group.first, group.summary
         facts = {key: first[key] for key in ("task", "protocol", "selected_on")} | {"num_seeds": one.num_seeds}
-        facts["marks"] = mark(footnotes, [*group.caveats, *group.limits]).strip()
+        facts["marks"] = mark(footnotes, [*group.caveats, *group.limits, *_describe_baseline(first)]).strip()
         names = [name for name in first["metrics"] if not name.startswith("num_")]  # which are counts
         for name in sorted(names, key=lambda name: name != first["selected_by"]):
             score = describe_score(name, *group.measure(name))
@@ -94,6 +97,12 @@ def tabulate_model(groups: Sequence[Group], repo_id: str) -> ScoreTable:
         files = ", ".join(f"{split} {digest[:12]}" for split, digest in first["data_sha256"].items())
         commands.append((show(f"{group.column}; sha256 of the files: {files}"), _describe_command(group, repo_id)))
     return ScoreTable(rows, list_footnotes(footnotes), commands)
+
+
+def _describe_baseline(row: Mapping[str, Any]) -> list[str]:
+    if row["selected_by"] != "accuracy" or "majority_share" not in row:
+        return []
+    return [f"the most frequent label alone has {100 * row['majority_share']:.2f}"]
 
 
 def draw_scores(groups: Sequence[Group], family: Sequence[Group], images_dir: Path, repo_id: str) -> list[Picture]:

@@ -83,6 +83,11 @@ def _load(kind: Any, source: str, revision: str | None, *, subfolder: str = "") 
     where = {"revision": revision, "subfolder": subfolder}
     model, report = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **where)
     missing = sorted(report["missing_keys"])
+    if missing and kind is ElectraForPreTraining and model.config.architectures == ["ElectraForMaskedLM"]:
+        raise InputError(
+            f"{source} is a masked language model alone, and the page shows a discriminator; give as --model the "
+            "export of a run that has one"
+        )
     if missing:  # transformers fills them with random numbers
         raise InputError(
             f"{source} is no {kind.__name__}: it has no {missing[0]}; give as --model what pretraining exported, as "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardDa
 
 from kcelectra.errors import InputError
 from kcelectra.finetuning.results import RESULTS_FILE, read_results
-from kcelectra.hub import MODEL_FILES, model_files
+from kcelectra.hub import MODEL_FILES, main_half, model_files
 from kcelectra.manifest import MANIFEST, seal_manifest, to_json, verify_manifest
 from kcelectra.outgoing import check_files
 from kcelectra.release.corpus_card import CARD, PLOTS, PLOTS_DIR, write_corpus_card
@@ -146,6 +147,11 @@ def release_model(
         (staging_dir / name).parent.mkdir(exist_ok=True)
         if isinstance(source, Path):
             (staging_dir / name).symlink_to(source.absolute())  # for the card to look at; what is pushed is `source`
+    if results_file is not None:  # rows of other models stay here
+        shown_as = str(main_half(run_dir / EXPORT_DIR))
+        own, family = read_model_scores(results_file, staging_dir, shown_as=shown_as)
+        rows = [row for row in read_results(results_file) if is_row_of([*own, *family], row)]
+        files[RESULTS_FILE] = "".join(f"{to_json(_without_paths(row))}\n" for row in rows).encode()
     card = write_model_card(
         staging_dir,
         repo_id=repo_id,
@@ -158,10 +164,6 @@ def release_model(
     )
     files |= {path.relative_to(staging_dir).as_posix(): path for path in card}
     files["history.json"] = history
-    if results_file is not None:
-        own, family = read_model_scores(results_file, staging_dir)  # rows of other models stay here
-        rows = [row for row in read_results(results_file) if is_row_of([*own, *family], row)]
-        files[RESULTS_FILE] = "".join(f"{to_json(_without_paths(row))}\n" for row in rows).encode()
     return Release(files, (run_dir, staging_dir), "model", MODEL_FILES, "Add the model and its card")
 
 
@@ -187,7 +189,7 @@ def _without_paths(facts: dict[str, Any]) -> dict[str, Any]:
     paths = {value for value in _strings(facts) if os.path.isabs(value) and Path(value).name}
     for path in sorted(paths, key=len, reverse=True):  # one may end like another
         written, name = (json.dumps(part, ensure_ascii=False)[1:-1] for part in (path, Path(path).name))
-        text = text.replace(written, name)
+        text = re.sub(rf"(?<![\w.~-]){re.escape(written)}", name.replace("\\", r"\\"), text)  # no part of an id
     return json.loads(text)
 
 

@@ -39,6 +39,7 @@ class RunFacts:
         tokens_per_step: that were trained on, of all processes, padding aside; a mean.
         seconds: of training up to the step, as far as it is logged: work that was lost is not.
         corpus: manifest of the corpus.
+        rows: manifest of the packed rows.
         tokenizer: manifest of the tokenizer.
         versions: of the packages that exported the weights.
         power: `device`, by the record of the run unless `facts.yaml` says it, `watts` and `grams_co2_per_kwh`, each
@@ -56,6 +57,7 @@ class RunFacts:
     tokens_per_step: float | None
     seconds: float | None
     corpus: dict[str, Any] | None
+    rows: dict[str, Any] | None
     tokenizer: dict[str, Any] | None
     versions: dict[str, str]
     power: dict[str, Any]
@@ -94,9 +96,16 @@ class RunFacts:
         """The rule set that the text was cleaned by, where a manifest or the settings name it."""
         if self.corpus is not None:
             return self.corpus["settings"]["rules"]
+        if self.rows is not None and (cleaning := self.rows.get("cleaning")):
+            return cleaning["rules"]
         # One that the run trained read what the run reads; that of a corpus names the rules on top of the corpus's own
         own = self.tokenizer["settings"] if self.tokenizer and "tokenizer" not in self.settings else {}
         return self.settings.get("rules") or own.get("rules")
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of a row, where the settings or the packed rows name them."""
+        return self.rows["max_length"] if self.rows is not None else self.settings.get("max_length")
 
     @property
     def command(self) -> str:
@@ -155,6 +164,7 @@ def read_run(
         tokens_per_step=tokens,
         seconds=tokens and tokens * _sum_seconds_per_token(history),
         corpus=_read_corpus(corpus_dir, settings.get("dataset")),
+        rows=_read_stage(settings.get("dataset"), "packed"),
         tokenizer=_read_stage(tokenizer_dir, "tokenizer"),
         versions=(read_manifest(run_dir / "export") or {}).get("versions", {}),
         power=dict.fromkeys(POWER) | {"device": start.get("hardware")} | _read_power(run_dir / POWER_FILE),

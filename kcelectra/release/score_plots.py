@@ -1,5 +1,6 @@
 """Pictures of scores as PNG: over pretraining, over fine-tuning, by class."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,12 +50,13 @@ def draw_steps(groups: Sequence[Group], path: Path) -> Picture | None:
     figure, axes = _make_axes(8, 4.4)
     for number, (members, name) in enumerate(zip(lines.values(), names.texts, strict=True)):
         means = [100 * group.summary.mean for group in members]
-        deviations = [100 * (group.summary.sd or 0) for group in members]
+        deviations = [math.nan if group.summary.sd is None else 100 * group.summary.sd for group in members]
         style: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 3, "color": f"C{number % 10}"}
         axes.errorbar([group.first["step"] for group in members], means, deviations, label=name, **style)
     axes.set(xlabel="step of pretraining", ylabel="%")
     figure.legend(prop=names.font, loc="outside lower center", ncols=2)
-    return _save(figure, path, "Mean and standard deviation over the seeds.", names)
+    is_one = all(group.summary.sd is None for members in lines.values() for group in members)
+    return _save(figure, path, "One seed." if is_one else "Mean and standard deviation over the seeds.", names)
 
 
 def draw_curves(groups: Sequence[Group], path: Path) -> Picture:
