@@ -673,7 +673,7 @@ def test_where_no_one_says_so_the_record_of_the_run_names_device_and_precision(w
     card = write_card(run_dir, defaults={"precision": "auto"})["README.md"].read_text("utf-8")
     assert "Trained on 2 x H100. The power" in card and "| precision | bfloat16 | default |" in card
     (run_dir / "facts.yaml").write_text("device: two of them\n")
-    assert "the power that two of them drew" in write_card(run_dir)["README.md"].read_text("utf-8")
+    assert "Trained on two of them. The power" in write_card(run_dir)["README.md"].read_text("utf-8")
 
 
 @pytest.mark.parametrize(
