@@ -2,11 +2,14 @@
 
 import os
 import re
+import runpy
 import shlex
 import socket
 import subprocess
 import sys
+from contextlib import redirect_stdout, suppress
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -47,7 +50,11 @@ def read_command(command: str):
 
 @cache
 def help_of(recipe: str) -> str:
-    return subprocess.run([sys.executable, recipe, "--help"], check=True, capture_output=True, text=True).stdout
+    output, main = StringIO(), runpy.run_path(recipe)["main"]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), suppress(SystemExit):
+        patch.setattr(sys, "argv", [recipe, "--help"])
+        main()
+    return output.getvalue()
 
 
 @pytest.fixture(autouse=True)

@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_is_left_out_and_the_others_are_measured(tmp_path, 
 def start(models: list[Model], data_dir: str, output_dir: Path, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "recipes/sweep.py"), "--data_dir", data_dir, "--output_dir", str(output_dir)]
     command += ["--models", *(model.source for model in models), "--tasks", "nsmc", "question-pair", "korsts"]
-    command += ["--seeds", "0", "1", "--num_epochs", "2", "--batch_size", "8", *arguments]
+    command += ["--seeds", "0", "1", "--num_epochs", "1", "--batch_size", "8", *arguments]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
