@@ -685,17 +685,6 @@ def test_a_fact_that_is_none_is_named(run_dir, facts):
         read_run(run_dir)
 
 
-def test_the_card_of_an_earlier_step_knows_nothing_later(write_card, run_dir):
-    run = read_run(run_dir, step=200)
-    assert [entry["step"] for entry in run.history] == list(range(20, 201, 20))
-    assert (run.flos, run.seconds) == (200 * TOKENS_PER_STEP * FLOPS_PER_TOKEN, pytest.approx(200 * SECONDS_PER_STEP))
-    card = write_card(run_dir, step=200)["README.md"].read_text("utf-8")
-    assert "step 200 of 300" in card
-    assert tables(section(card, "Training"))[1][0]["reached"] == "6.0000"
-    with pytest.raises(InputError, match="step is 301, and .* has come to 300"):
-        write_card(run_dir, step=301)
-
-
 def test_a_run_that_still_trains_has_the_log_of_its_last_whole_checkpoint(write_card, run_dir):
     shutil.rmtree(run_dir / "report")
     shutil.rmtree(run_dir / "export")

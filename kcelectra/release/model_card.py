@@ -68,7 +68,6 @@ def write_model_card(
     results_file: str | Path | None = None,
     corpus_dir: str | Path | None = None,
     tokenizer_dir: str | Path | None = None,
-    step: int | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write the card of a model and what it shows, and return all files.
@@ -85,7 +84,6 @@ def write_model_card(
         results_file: `results.jsonl`, of which the rows of these very weights are shown.
         corpus_dir: the corpus, if the settings of the run do not say where it is.
         tokenizer_dir: the same of the tokenizer.
-        step: of the checkpoint that is released; the last one if None.
         defaults: arguments of the run by name, for those that its settings do not give; of these, the `EFFECTIVE`
             ones are told.
 
@@ -95,7 +93,7 @@ def write_model_card(
     """
     release_dir = Path(release_dir)
     _check_ids(repo_id, license)
-    run = read_run(run_dir, step=step, corpus_dir=corpus_dir, tokenizer_dir=tokenizer_dir)
+    run = read_run(run_dir, corpus_dir=corpus_dir, tokenizer_dir=tokenizer_dir)
     model = describe_half(release_dir)
     generator = describe_half(release_dir / "generator") if run.has_discriminator else None
     own, family = read_model_scores(results_file, release_dir) if results_file is not None else ([], [])

@@ -33,7 +33,7 @@ class RunFacts:
         settings: every argument that was given, by name; none of them a token.
         step: that the weights have behind them.
         max_steps: of the whole run.
-        history: what was logged up to the step, one dictionary an interval.
+        history: what was logged, one dictionary an interval.
         evaluations: the same of rows that were not trained on.
         flos: operations up to the step.
         tokens_per_step: that were trained on, of all processes, padding aside; a mean.
@@ -118,38 +118,29 @@ class RunFacts:
 
 
 def read_run(
-    run_dir: str | Path,
-    *,
-    step: int | None = None,
-    corpus_dir: str | Path | None = None,
-    tokenizer_dir: str | Path | None = None,
+    run_dir: str | Path, *, corpus_dir: str | Path | None = None, tokenizer_dir: str | Path | None = None
 ) -> RunFacts:
     """Return what the files of a run say.
 
     Args:
         run_dir: the output directory of `recipes/pretrain.py`. What no run knows may stand there in `facts.yaml`:
             `device`, a text; `watts`, that all devices drew together; `grams_co2_per_kwh`, of their electricity.
-        step: of the checkpoint that is asked about; the last one if None.
         corpus_dir: what the run was trained on, if its settings do not say so or it has moved.
         tokenizer_dir: the same of its tokenizer.
 
     Raises:
-        InputError: it is no run, has logged nothing or has not come to that step, `corpus_dir` is no corpus, or
-            `facts.yaml` holds something else, or `tokenizer_dir` is no tokenizer.
+        InputError: it is no run or has logged nothing, `corpus_dir` is no corpus, or `facts.yaml` holds something
+            else, or `tokenizer_dir` is no tokenizer.
     """
     run_dir = Path(run_dir)
     if not (run_dir / SETTINGS_FILE).is_file():
         raise InputError(f"{run_dir} has no {SETTINGS_FILE}; give the --output_dir of recipes/pretrain.py")
     settings = {key: value for key, value in read_preset(run_dir / SETTINGS_FILE).items() if not _is_secret(key)}
     state = _read_last_state(run_dir)
-    logged, evaluations = _read_history(run_dir, state)
-    last = max(state.get("global_step", 0), logged[-1]["step"])
-    if step is not None and not 0 < step <= last:
-        raise InputError(f"step is {step}, and {run_dir} has come to {last}; give a step of one of its checkpoints")
-    step = step or last
-    history = [entry for entry in logged if entry["step"] <= step]
+    history, evaluations = _read_history(run_dir, state)
+    step = max(state.get("global_step", 0), history[-1]["step"])
     per_step = state["total_flos"] / state["global_step"] if state else None
-    tokens = per_step / median(entry["flops_per_token"] for entry in logged) if per_step else None
+    tokens = per_step / median(entry["flops_per_token"] for entry in history) if per_step else None
     if tokenizer_dir is not None and _read_stage(tokenizer_dir, "tokenizer") is None:
         raise InputError(f"{tokenizer_dir} is no tokenizer; give the --output_dir of recipes/train_tokenizer.py")
     tokenizer_dir = tokenizer_dir or settings.get("tokenizer") or run_dir / "tokenizer"
@@ -158,8 +149,8 @@ def read_run(
         settings=settings,
         step=step,
         max_steps=state.get("max_steps") or settings.get("max_steps"),
-        history=history or logged[:1],
-        evaluations=[entry for entry in evaluations if entry["step"] <= step],
+        history=history,
+        evaluations=evaluations,
         flos=per_step and per_step * step,
         tokens_per_step=tokens,
         seconds=tokens and tokens * _sum_seconds_per_token(history),
