@@ -573,6 +573,12 @@ def test_a_space_is_the_page_on_a_model_of_the_hub(tmp_path, monkeypatch):
     assert arguments_of(space / "app.py") == ["owner/model@v1", ["owner/classifier"]]
 
 
+def test_a_space_is_not_put_in_the_place_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is where you are; give a new --space_dir"):
+        write_space(".", "owner/name")
+
+
 def test_a_space_pins_what_it_was_tested_with(tmp_path):
     write_space(tmp_path / "space", "owner/model")
     pins = dict(line.split("==") for line in (tmp_path / "space/requirements.txt").read_text().splitlines())

@@ -879,6 +879,13 @@ def test_a_directory_without_both_halves_is_refused(trained, tmp_path):
         write_model_card(tmp_path / "half", repo_id=REPO, license="mit", run_dir=trained.run_dir)
 
 
+@pytest.mark.parametrize("name", ["report/history.json", "run.json"])
+def test_a_cut_file_of_a_run_is_named(run_dir, name):
+    (run_dir / name).write_text('{"starts": [')
+    with pytest.raises(InputError, match=f"{name} is damaged: .*; delete it, and the card does without"):
+        read_run(run_dir)
+
+
 def test_a_run_that_has_logged_nothing_is_refused(run_dir):
     (run_dir / "report" / "history.json").write_text("[]")
     with pytest.raises(InputError, match="has logged nothing; give a run that has, with --logging_strategy"):

@@ -274,6 +274,15 @@ def test_a_row_without_the_score_it_was_chosen_by_is_refused(tmp_path):
         read_groups(write_results(tmp_path, runs))
 
 
+def test_rows_that_cannot_be_put_together_are_named(tmp_path):
+    runs = make_runs([3, 4])
+    runs[1][0]["metrics"] = {**runs[1][0]["metrics"], "f1": 0.5}
+    with pytest.raises(InputError, match=r"rows of out/base, .* \(seed 0: accuracy; seed 1: accuracy, f1\); "):
+        read_groups(write_results(tmp_path, runs))
+    with pytest.raises(InputError, match="line 1: the row has no number of seconds; take the line out"):
+        read_groups(write_results(tmp_path, make_runs([3], seconds=None)))
+
+
 def test_a_results_file_that_is_not_there_is_named_with_what_makes_it(tmp_path):
     with pytest.raises(
         InputError, match="no results file .*nowhere/r.jsonl; give another --results, or make it: python"

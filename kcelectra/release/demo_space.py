@@ -57,10 +57,12 @@ def write_space(space_dir: str | Path, model: str, classifiers: Sequence[str] = 
     Raises:
         InputError: a model is not on the Hub, or `space_dir` is not empty.
     """
-    space_dir = Path(space_dir)
+    space_dir = Path(space_dir).resolve()
     names = [_require_id(source) for source in (model, *classifiers)]
     if space_dir.exists() and any(space_dir.iterdir()):
         raise InputError(f"{space_dir} is not empty; give another --space_dir")
+    if space_dir == Path.cwd():  # which is put in place as a whole
+        raise InputError(f"{space_dir} is where you are; give a new --space_dir, such as out/space")
     # without the build of torch, which other machines may not have
     versions = {"gradio": GRADIO} | {package: version(package).partition("+")[0] for package in PACKAGES}
     header = SpaceCardData(

@@ -196,7 +196,7 @@ def _read_last_state(run_dir: Path) -> dict[str, Any]:
 def _read_history(run_dir: Path, state: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return what was logged of training, and of rows that were not trained on."""
     path = run_dir / HISTORY_FILE
-    logged = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else state.get("log_history", [])
+    logged = _read_json(path) if path.is_file() else state.get("log_history", [])
     entries = [{key: math.nan if value is None else value for key, value in entry.items()} for entry in logged]
     training = [entry for entry in entries if "generator_loss" in entry]
     if not training:
@@ -234,5 +234,12 @@ def _read_power(path: Path) -> dict[str, Any]:
 def _read_last_start(run_dir: Path) -> dict[str, Any]:
     """Return what the record of a run says of its last start, or nothing."""
     path = run_dir / RECORD_FILE
-    starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
+    starts = _read_json(path)["starts"] if path.is_file() else []
     return starts[-1] if starts else {}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}; delete it, and the card does without") from error

@@ -123,6 +123,9 @@ def read_groups(results_file: str | Path) -> list[Group]:
     groups = []
     for (model, column), by_seed in grouped.items():
         own = [by_seed[seed] for seed in sorted(by_seed)]
+        if len({frozenset(row["metrics"]) for row in own}) > 1:
+            scores = "; ".join(f"seed {row['seed']}: {', '.join(map(show, row['metrics']))}" for row in own)
+            raise InputError(f"{path}: rows of {model}, {column} have other scores each ({scores}); fine-tune again")
         for row in own:
             row["lines"], row["problem"] = read_predictions(row, path)
         groups.append(Group(model, column, own, list(_find_caveats(own))))
@@ -241,6 +244,8 @@ def _complete(row: Any, where: str) -> dict[str, Any]:
     missing = sorted(KEYS - row.keys())
     if not missing and row["selected_by"] not in row["metrics"]:
         missing = [f"{row['selected_by']} in metrics"]
+    if not missing and not isinstance(row["seconds"], (int, float)):
+        missing = ["number of seconds"]
     if missing:
         raise InputError(f"{where}: the row has no {', '.join(missing)}; take the line out and fine-tune again")
     return row | {"labels": row["labels"] and [show(label) for label in row["labels"]]}
