@@ -38,6 +38,7 @@ from kcelectra.release.card_scores import (
     _describe_command,
     _rename,
     draw_scores,
+    list_eval_results,
     read_model_scores,
     tabulate_model,
 )
@@ -985,6 +986,19 @@ def test_the_command_names_the_files_that_are_not_those_of_their_split(tmp_path)
     assert "--task kmhas --data_dir data --train_file data/hate_speech/kmhas/kmhas_valid.txt --protocol" in (
         _describe_command(group, REPO)
     )
+
+
+def test_the_command_names_the_files_of_a_resplit_and_leaves_the_official_ones(tmp_path):
+    lines = make_lines([1], [1])
+    digests = {"train": "1" * 64, "dev": "2" * 64, "test": TASKS["paws"].sha256["test_2k.tsv"]}
+    row = make_row("paws", 0, lines, data_sha256=digests, notes=["not the official files: train, dev"])
+    (group,) = read_groups(write_results(tmp_path, [(row, lines)]))
+    assert (
+        "--data_dir data --train_file data/paws/resplit/train.tsv --dev_file data/paws/resplit/dev.tsv --protocol"
+        in _describe_command(group, REPO)
+    )
+    (result,) = list_eval_results([group])
+    assert (result.dataset_type, result.dataset_config) == ("google-research-datasets/paws-x", "ko")
 
 
 @pytest.mark.parametrize(

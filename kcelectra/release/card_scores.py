@@ -15,6 +15,7 @@ from kcelectra.errors import InputError
 from kcelectra.finetuning.loading import hash_tokenizer, hash_weights
 from kcelectra.finetuning.protocols import PROTOCOLS
 from kcelectra.finetuning.runner import OPTIONS
+from kcelectra.finetuning.sources import RESPLIT
 from kcelectra.finetuning.tasks import TASKS
 from kcelectra.manifest import write_atomically
 from kcelectra.release.predictions import show
@@ -32,9 +33,11 @@ from kcelectra.release.scores import (
 EVAL_RESULTS_DIR = ".eval_results"
 #: Of the Hub, by metric; text classification for all others, a number to predict included.
 HUB_TASKS = {"entity_f1": "token-classification", "answer_match": "question-answering"}
+HUB_CONFIGS = {"paws": "ko", "kornli": "xnli"}  # that the test split is of, where a dataset has several
 NOT_OFFICIAL = ", not the official test split as a whole"
 _HASH = re.compile(r" #[0-9a-f]{6}$")
 _HUB_DATA = re.compile("(.+) at ([0-9a-f]{40})")  # what the notes of own data say
+_OTHERS = re.compile(r"not the official files: ([a-z, ]+)")
 _CAPPED = re.compile(r"only the first ([\d,]+) of [\d,]+ of (train|dev|test)")
 
 
@@ -124,6 +127,7 @@ def list_eval_results(groups: Sequence[Group]) -> list[EvalResult]:
             task_type=HUB_TASKS.get(group.first["metric"], "text-classification"),
             dataset_type=_hub_id(group) or show(group.first["task"]),
             dataset_name=show(group.first["task"]) + ("" if _is_official(group) else NOT_OFFICIAL),
+            dataset_config=HUB_CONFIGS.get(group.first["task"]) if _hub_id(group) else None,
             dataset_split=TASKS[group.first["task"]].hub_split if _hub_id(group) else "test",
             metric_type=group.first["selected_by"],
             metric_value=round(100 * group.summary.mean, 2),
@@ -214,9 +218,12 @@ def _describe_data(row: dict[str, Any]) -> list[str]:
         task = TASKS[row["task"]]
         words = ["--task", task.name, "--data_dir", "data"]
         names = {digest: name for name, digest in task.sha256.items()}
-        used = {split: names[digest] for split, digest in row["data_sha256"].items() if digest in names}
-        for split, name in used.items():
-            words += [] if name in task.files[split] else [f"--{split}_file", f"data/{task.directory}/{name}"]
+        others = {split for note in row["notes"] for listed in _OTHERS.findall(note) for split in listed.split(", ")}
+        suffix = Path(task.test_file).suffix
+        for split, digest in row["data_sha256"].items():
+            default = f"{RESPLIT}/{split}{suffix}" if split in others else None
+            name = names.get(digest, default)  # left to itself, the recipe takes the official files where they are
+            words += [] if name in (None, *task.files[split]) else [f"--{split}_file", f"data/{task.directory}/{name}"]
         return words
     columns, labels = row["columns"] or ["TEXT", "LABEL"], row["labels"] or []
     num_labels = len(labels) if columns[-len(labels) :] == labels else 1
