@@ -246,4 +246,6 @@ def _explain(error: BaseException, message: str) -> InputError:
     if isinstance(error, OfflineModeIsEnabled):
         return InputError(f"{message}; type the same again without HF_HUB_OFFLINE")
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    return InputError(f"{message}; {ADVICE.get(status or 0, OTHER_ADVICE)}")
+    is_refused = status is not None or isinstance(error, ValueError)  # else it is of this machine: a file, a disk
+    other = OTHER_ADVICE if is_refused else "mend that, and type the same again"
+    return InputError(f"{message}; {ADVICE.get(status or 0, other)}")

@@ -429,11 +429,18 @@ def test_a_new_repository_is_seen_by_nobody_before_it_holds_the_files(monkeypatc
     assert created == [True]
 
 
-def test_without_the_network_nothing_is_said_of_the_licence(monkeypatch):
-    class Offline:
+@pytest.mark.parametrize(
+    ("error", "cure"),
+    [
+        (OfflineModeIsEnabled("offline mode is enabled"), "is enabled; type the same again without HF_HUB_OFFLINE"),
+        (PermissionError(13, "Permission denied", "token"), "denied: 'token'; mend that, and type the same again"),
+    ],
+)
+def test_what_the_hub_did_not_refuse_says_nothing_of_the_licence(monkeypatch, error, cure):
+    class Failing:
         def create_repo(self, repo_id, **options):
-            raise OfflineModeIsEnabled("offline mode is enabled")
+            raise error
 
-    monkeypatch.setattr(kcelectra_hub, "HfApi", Offline)
-    with pytest.raises(InputError, match="offline mode is enabled; type the same again without HF_HUB_OFFLINE"):
+    monkeypatch.setattr(kcelectra_hub, "HfApi", Failing)
+    with pytest.raises(InputError, match=cure):
         push_files({"README.md": b"card"}, roots=[], repo_id="someone/new", message="m")
