@@ -341,6 +341,9 @@ def test_curves_are_a_line_a_seed_with_a_dot_at_the_chosen_step(tmp_path, monkey
     first, dot = kept[0].lines[:2]
     assert (list(first.get_xdata()), list(first.get_ydata())) == ([10, 20], [50.0, 70.0])
     assert (dot.get_xdata()[0], dot.get_ydata()[0], kept[0].get_ylabel()) == (20, 70.0, "accuracy on dev, %")
+    for row, _ in runs:
+        row["curve"] = row["curve"][:1]
+    assert draw_curves(read_groups(write_results(tmp_path, runs)), tmp_path / "dot.png") is None
 
 
 def test_scores_over_pretraining_are_a_line_a_task_in_the_order_of_steps(tmp_path, monkeypatch):

@@ -111,13 +111,12 @@ def _describe_baseline(row: Mapping[str, Any]) -> list[str]:
 def draw_scores(groups: Sequence[Group], family: Sequence[Group], images_dir: Path, repo_id: str) -> list[Picture]:
     """Draw the scores over pretraining, where there are any, and each column over fine-tuning."""
     steps = draw_steps([_rename(group, repo_id) for group in family], images_dir / "scores.png")
-    curves = [
-        draw_curves([_rename(group, repo_id) for group in members], images_dir / f"finetuning-{number}.png")._replace(
-            caption=f"{column}. A line for each seed, a dot at the step that was chosen."
-        )
-        for number, (column, members) in enumerate(columns_of(groups).items(), start=1)
-    ]
-    return [*filter(None, [steps]), *curves]
+    pictures = [steps] if steps else []
+    for number, (column, members) in enumerate(columns_of(groups).items(), start=1):
+        curves = draw_curves([_rename(group, repo_id) for group in members], images_dir / f"finetuning-{number}.png")
+        caption = f"{column}. A line for each seed, a dot at the step that was chosen."
+        pictures += [curves._replace(caption=caption)] if curves else []
+    return pictures
 
 
 def list_eval_results(groups: Sequence[Group]) -> list[EvalResult]:

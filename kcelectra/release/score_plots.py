@@ -59,8 +59,10 @@ def draw_steps(groups: Sequence[Group], path: Path) -> Picture | None:
     return _save(figure, path, "One seed." if is_one else "Mean and standard deviation over the seeds.", names)
 
 
-def draw_curves(groups: Sequence[Group], path: Path) -> Picture:
-    """Draw the scores of one column at each evaluation of fine-tuning, a line a seed."""
+def draw_curves(groups: Sequence[Group], path: Path) -> Picture | None:
+    """Draw the scores of one column at each evaluation of fine-tuning, a line a seed; None where there are no two."""
+    if all(len(row["curve"]) < 2 for group in groups for row in group.rows):
+        return None
     figure, axes = _make_axes(8, 3.8)
     names = name_for_drawing([group.model for group in groups])
     first = groups[0].first
