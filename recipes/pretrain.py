@@ -171,8 +171,9 @@ def finish(trainer: KcElectraTrainer, run_dir: str) -> None:
     checkpoint = find_last_checkpoint(run_dir)
     history = read_history(checkpoint)
     page = Path(run_dir, REPORT_PAGE)
-    if not page.exists() or not Path(run_dir, "export").exists():
+    if not Path(run_dir, "export").exists():
         export_checkpoint(checkpoint, Path(run_dir, "export"))
+    if not page.exists():
         warmup_steps = trainer.generator_warmup.num_steps + trainer.args.get_warmup_steps(trainer.args.max_steps)
         alarms = check_health(history, warmup_steps=warmup_steps)
         write_report(run_dir, history, facts=describe_run(trainer), alarms=alarms)

@@ -961,6 +961,9 @@ def test_rows_of_other_models_are_not_pushed(trained, results, tmp_path):
     export = Path(shutil.copytree(trained.run_dir, tmp_path / "run")) / "export"
     (export / "manifest.json").unlink()
     write_manifest(export)
+    others = write_results(tmp_path / "others", make_runs([2, 3], weights_sha256="c" * 64))
+    with pytest.raises(InputError, match=f"finetune.py --model {export / 'discriminator'} --task"):
+        release_model(tmp_path / "run", tmp_path / "no", repo_id=REPO, license="mit", results_file=others)
     release = release_model(tmp_path / "run", tmp_path / "staging", repo_id=REPO, license="mit", results_file=results)
     rows = [json.loads(line) for line in release.files["results.jsonl"].splitlines()]
     assert len(rows) == 8 and {row["weights_sha256"] for row in rows} == {trained.identity["weights_sha256"]}

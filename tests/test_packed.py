@@ -266,10 +266,12 @@ def test_ids_take_two_bytes_where_they_fit_and_four_where_not(tokenizer, tmp_pat
 
 def test_a_built_corpus_is_not_cleaned_again(source, tokenizer, tmp_path, small):
     corpus = Path(shutil.copytree(source, tmp_path / "corpus"))
-    write_manifest(corpus, stage="corpus")
+    write_manifest(corpus, stage="corpus", settings={"rules": "corpus", "min_chars": 7})
     manifest = pack(corpus, tokenizer, tmp_path / "out")
     assert (manifest["settings"]["rules"], manifest["settings"]["min_chars"]) == ("none", 0)
-    assert "too short" not in manifest["counts"]
+    assert "too short" not in manifest["counts"] and manifest["cleaning"] == {"rules": "corpus", "min_chars": 7}
+    card = release_rows(tmp_path / "out", repo_id="someone/rows", license="mit").files["README.md"].decode()
+    assert "pretraining with `kcelectra`: cleaned by the rules `corpus`, tokenized" in card
 
 
 def test_the_unfinished_work_of_another_stage_is_left_alone(source, tokenizer, tmp_path):

@@ -20,7 +20,7 @@ from kcelectra.corpus.build import CorpusArguments, build_corpus, plan_corpus
 from kcelectra.corpus.cleaning import clean
 from kcelectra.corpus.shards import STEPS, count_tasks
 from kcelectra.manifest import read_manifest, seal_manifest
-from kcelectra.release.publish import release_corpus, release_tokenizer
+from kcelectra.release.publish import _without_paths, release_corpus, release_tokenizer
 from kcelectra.tokenization import train_tokenizer
 from kcelectra.tokenization.training import extend_tokenizer
 
@@ -347,6 +347,11 @@ def test_a_masked_phone_number_is_nowhere_on_the_hub(hub, pushed, corpora):
     assert sum("[PHONE]" in row["text"] for row in rows(corpora.three)) == 2
     assert not any(PHONE in row["text"] for row in rows(pushed.main))
     assert not any(PHONE.encode() in content for content in contents(hub.root).values())
+
+
+def test_a_path_of_this_machine_leaves_and_an_id_of_the_hub_stays():
+    facts = {"corpus_dir": "/corpus", "path": "someone/corpus", "notes": ["read from /corpus"]}
+    assert _without_paths(facts) == {"corpus_dir": "corpus", "path": "someone/corpus", "notes": ["read from corpus"]}
 
 
 # pushed again

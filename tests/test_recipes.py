@@ -94,8 +94,11 @@ def test_the_same_command_after_the_end_trains_no_more(first_run):
     directory, _ = first_run
     page = (directory / "out/smoke/report/index.html").read_text(encoding="utf-8")
     before = (directory / "out/smoke/checkpoint-6/model.safetensors").stat().st_mtime_ns
+    exported = verify_manifest(directory / "out/smoke/export")["files"]
+    shutil.rmtree(directory / "out/smoke/export")  # the output says to load it
     result = launch(directory, *SHORT)
     assert result.returncode == 0, result.stderr
+    assert verify_manifest(directory / "out/smoke/export")["files"] == exported
     assert not re.findall(r"step \d+/6", result.stdout)
     assert "has trained its 6 steps; delete it to train anew" in result.stdout
     assert (directory / "out/smoke/checkpoint-6/model.safetensors").stat().st_mtime_ns == before

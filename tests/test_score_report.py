@@ -352,12 +352,16 @@ def test_scores_over_pretraining_are_a_line_a_task_in_the_order_of_steps(tmp_pat
     for step, nums_right in ((900, [14, 16]), (100, [12, 13])):
         runs += make_runs(nums_right, model=f"run/{step}", step=step, weights_sha256=f"{step}" * 20)
     assert draw_steps(read_groups(write_results(tmp_path, runs[:2])), tmp_path / "a.png") is None
-    draw_steps(read_groups(write_results(tmp_path, runs)), tmp_path / "a.png")
+    drawn = draw_steps(read_groups(write_results(tmp_path, runs)), tmp_path / "a.png")
+    assert drawn.caption == "Mean and standard deviation over the seeds."
     (line,) = [line for line in kept[0].lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([100, 900], pytest.approx([62.5, 75.0]))
     (bars,) = kept[0].collections
     low, high = bars.get_segments()[0][:, 1]
     assert (high - low) / 2 == pytest.approx(100 * np.std([12, 13], ddof=1) / 20)
+    one = draw_steps(read_groups(write_results(tmp_path / "one", runs[::2])), tmp_path / "b.png")
+    (bars,) = kept[1].collections
+    assert one.caption == "One seed." and not any(map(len, bars.get_segments()))
 
 
 # the recipe

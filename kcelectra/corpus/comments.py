@@ -168,16 +168,15 @@ def choose_cleaning(dataset: str, rules: str | None = None, min_chars: int | Non
 def find_corpus_cleaning(dataset: str) -> dict[str, Any] | None:
     """Return the `rules` and `min_chars` that a built corpus, or shards of some, were made with; None for others."""
     if os.path.isdir(dataset):
-        manifests = [read_stage(dataset, "corpus")]
+        manifest = read_stage(dataset, "corpus")
     else:
-        found = {directory: read_stage(directory, "corpus") for directory in map(os.path.dirname, _match(dataset))}
-        is_listed = all(
-            os.path.basename(file) in (found[os.path.dirname(file)] or {}).get("files", ()) for file in _match(dataset)
-        )
-        manifests = list(found.values()) if is_listed else []
-    if not manifests or manifests[0] is None:
+        files = _match(dataset)
+        found = {directory: read_stage(directory, "corpus") or {} for directory in map(os.path.dirname, files)}
+        is_shard = [os.path.basename(file) in found[os.path.dirname(file)].get("files", ()) for file in files]
+        manifest = next(iter(found.values())) if files and all(is_shard) else None
+    if manifest is None:
         return None
-    return {name: manifests[0].get("settings", {}).get(name) for name in ("rules", "min_chars")}
+    return {name: manifest.get("settings", {}).get(name) for name in ("rules", "min_chars")}
 
 
 def _match(dataset: str) -> list[str]:
