@@ -673,12 +673,13 @@ def test_where_no_one_says_so_the_record_of_the_run_names_device_and_precision(w
     (run_dir / "run.json").write_text(json.dumps({"starts": starts}))
     card = write_card(run_dir, defaults={"precision": "auto"})["README.md"].read_text("utf-8")
     assert "Trained on 2 x H100. The power" in card and "| precision | bfloat16 | default |" in card
-    (run_dir / "facts.yaml").write_text("device: two of them\n")
-    assert "Trained on two of them. The power" in write_card(run_dir)["README.md"].read_text("utf-8")
+    (run_dir / "facts.yaml").write_text("device: two of them\ntext: Reviews of films.\n")
+    card = write_card(run_dir)["README.md"].read_text("utf-8")
+    assert "Trained on two of them. The power" in card and "## Training text\n\nReviews of films.\n\n" in card
 
 
 @pytest.mark.parametrize(
-    "facts", [{"watts": "300 W"}, {"watts": 0}, {"watts": math.nan}, {"power": 3}, {"device": 3}, {"device": ["a"]}]
+    "facts", [{"watts": "300 W"}, {"watts": 0}, {"watts": math.nan}, {"power": 3}, {"device": 3}, {"text": ["a"]}]
 )
 def test_a_fact_that_is_none_is_named(run_dir, facts):
     (run_dir / "facts.yaml").write_text(yaml.safe_dump(facts))
@@ -1030,7 +1031,7 @@ def test_the_command_of_own_data_has_all_that_split_and_numbered_it(tmp_path, ha
 def test_hostile_text_is_text_and_nothing_else(write_card, run_dir, trained, tmp_path, full):
     markdown = pytest.importorskip("markdown_it", reason="renders the card")
     edit(run_dir / "run.yaml", **{"dataset": HOSTILE, "size": HOSTILE, HOSTILE: [HOSTILE]})
-    (run_dir / "facts.yaml").write_text(yaml.safe_dump({"device": HOSTILE, "watts": 9, "grams_co2_per_kwh": 9}))
+    (run_dir / "facts.yaml").write_text(yaml.safe_dump({"device": HOSTILE, "text": HOSTILE, "watts": 9, "grams_co2_per_kwh": 9}))
     facts = {"dropped": {HOSTILE: 1}, "rules": {HOSTILE: HOSTILE}, "changed_by_rule": {HOSTILE: 1}}
     settings = {"rules": HOSTILE, "min_chars": 1, "dedup": "none", "pii": "count"}
     write_corpus(tmp_path / "corpus", **facts, personal_data={HOSTILE: 1}, settings=settings)

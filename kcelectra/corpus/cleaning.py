@@ -239,6 +239,16 @@ _CONJOINING_JAMO = [
 ]
 _CONJOINING_JAMO[2]["\u3164"] = ""
 
+
+def replace_surrogates(text: str) -> str:
+    r"""Replace each half of a surrogate pair, which no file can hold and no tokenizer reads, by a question mark.
+
+    >>> replace_surrogates("반쪽 \ud83d 이모지")
+    '반쪽 ? 이모지'
+    """
+    return text.encode(errors="replace").decode()
+
+
 #: Released rule sets are frozen: a change is a new name.
 RULE_SETS: dict[str, tuple[Rule, ...]] = {
     "v2022": (keep_korean, remove_urls, shorten_repeats, squeeze_spaces),
@@ -255,7 +265,7 @@ RULE_SETS: dict[str, tuple[Rule, ...]] = {
         shorten_runs,
         shorten_units,
     ),
-    "none": (),
+    "none": (replace_surrogates,),
 }
 
 

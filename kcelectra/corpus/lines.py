@@ -24,6 +24,7 @@ MAX_QUOTED_LINES = 1000  # of one CSV field; what is longer is a quotation mark 
 CSV_FIELD = r'(?:"(?:[^"]++|"")*+"|[^",][^,]*+|)'
 RECORD = re.compile(f"{CSV_FIELD}(?:,{CSV_FIELD})*+", re.DOTALL)
 OPEN_RECORD = re.compile(rf'(?:{CSV_FIELD},)*+"(?:[^"]++|"")*+', re.DOTALL)  # its last field is not closed
+BLANK = Bad("blank line")
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 csv.field_size_limit(MAX_LINE_BYTES)
@@ -74,6 +75,8 @@ def read_json(part: Part, text_column: str) -> Iterator[Rows]:
 def _parse_json(line: str | Bad) -> Row:
     if isinstance(line, Bad):
         return line
+    if not line.strip():
+        return BLANK
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
@@ -114,6 +117,8 @@ def _read_table(
 def _parse_fields(line: str | Bad, names: list[str], split: Callable[[str], list[str]]) -> Row:
     if isinstance(line, Bad):
         return line
+    if not line.strip():
+        return BLANK
     try:
         values = split(line)
     except csv.Error as error:

@@ -130,8 +130,6 @@ class _Tally:
         texts = clean_batch(raw, self.settings["rules"], counts=self.rules)
         if self.settings["pii"] != "count":  # what is hidden by what cleaning takes away
             texts, private = self._treat_personal_data(texts, private)
-        if not get_rules(self.settings["rules"]):  # which would have taken lone surrogates away
-            texts = [text.encode(errors="replace").decode() for text in texts]
         columns = {name: rows.columns.get(name) or [None] * len(raw) for name in OPTIONAL_COLUMNS}
         kept = self._choose(texts, columns["comment_id"], private)
         columns = {name: [values[i] for i in kept] for name, values in columns.items()}

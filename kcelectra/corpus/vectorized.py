@@ -217,6 +217,7 @@ _TRIGGERS: dict[Rule, Callable[[_CodePoints], np.ndarray]] = {
     cleaning.squeeze_spaces: _find_blanks,
     cleaning.shorten_runs: _find_runs,
     cleaning.shorten_units: _find_units,
+    cleaning.replace_surrogates: lambda batch: np.flatnonzero((batch.codes >> 11) == 0xD800 >> 11),
 }
 
 

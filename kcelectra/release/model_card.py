@@ -183,7 +183,7 @@ def estimate_energy(run: RunFacts) -> dict[str, float | None] | None:
     """
     kwh, grams = 0.0, 0.0
     for each in (run, *run.earlier):
-        watts, per_kwh = each.power["watts"], each.power["grams_co2_per_kwh"]
+        watts, per_kwh = each.told["watts"], each.told["grams_co2_per_kwh"]
         if each.seconds is None or watts is None:
             return None
         kwh += watts * each.seconds / 3.6e6
@@ -203,7 +203,7 @@ def describe_metadata(run: RunFacts, groups: list[Group], *, repo_id: str, licen
             "emissions": round(estimate["grams"], 3),  # grams
             "source": "power times the logged time of training, both in the card",
             "training_type": "pre-training",
-            **({"hardware_used": show(run.power["device"])} if run.power["device"] else {}),
+            **({"hardware_used": show(run.told["device"])} if run.told["device"] else {}),
         }
     objective = "replaced-token-detection" if run.has_discriminator else "masked-language-modeling"
     tags = ["electra", "korean", "comments", objective, "kcelectra"]

@@ -20,8 +20,8 @@ from kcelectra.release.predictions import show
 
 SETTINGS_FILE, RECORD_FILE = "run.yaml", "run.json"
 STATE_FILE, HISTORY_FILE = "trainer_state.json", "report/history.json"
-POWER_FILE = "facts.yaml"
-POWER = ("device", "watts", "grams_co2_per_kwh")
+FACTS_FILE = "facts.yaml"
+TEXTS, NUMBERS = ("device", "text"), ("watts", "grams_co2_per_kwh")
 PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by their names in accelerate
 
 
@@ -42,8 +42,8 @@ class RunFacts:
         rows: manifest of the packed rows.
         tokenizer: manifest of the tokenizer.
         versions: of the packages that exported the weights.
-        power: `device`, by the record of the run unless `facts.yaml` says it, `watts` and `grams_co2_per_kwh`, each
-            None where it is not known.
+        told: `device`, by the record of the run unless `facts.yaml` says it, `text`, `watts` and `grams_co2_per_kwh`,
+            each None where it is not known.
         precision: that the last start computed in.
         earlier: the runs whose exports it went on from, oldest first, as far as they are where its settings say.
     """
@@ -60,7 +60,7 @@ class RunFacts:
     rows: dict[str, Any] | None
     tokenizer: dict[str, Any] | None
     versions: dict[str, str]
-    power: dict[str, Any]
+    told: dict[str, Any]
     precision: str | None
     earlier: tuple["RunFacts", ...]
 
@@ -124,7 +124,8 @@ def read_run(
 
     Args:
         run_dir: the output directory of `recipes/pretrain.py`. What no run knows may stand there in `facts.yaml`:
-            `device`, a text; `watts`, that all devices drew together; `grams_co2_per_kwh`, of their electricity.
+            `text`, what the comments are and whose; `device`; `watts`, that all devices drew together;
+            `grams_co2_per_kwh`, of their electricity.
         corpus_dir: what the run was trained on, if its settings do not say so or it has moved.
         tokenizer_dir: the same of its tokenizer.
 
@@ -158,7 +159,7 @@ def read_run(
         rows=_read_stage(settings.get("dataset"), "packed"),
         tokenizer=_read_stage(tokenizer_dir, "tokenizer"),
         versions=(read_manifest(run_dir / "export") or {}).get("versions", {}),
-        power=dict.fromkeys(POWER) | {"device": start.get("hardware")} | _read_power(run_dir / POWER_FILE),
+        told=dict.fromkeys(TEXTS + NUMBERS) | {"device": start.get("hardware")} | _read_facts(run_dir / FACTS_FILE),
         precision=PRECISIONS.get(start.get("precision", "")),
         earlier=_read_earlier(settings),
     )
@@ -222,13 +223,15 @@ def _read_stage(directory: str | Path | None, stage: str) -> dict[str, Any] | No
     return manifest if manifest is not None and manifest.get("stage") == stage else None
 
 
-def _read_power(path: Path) -> dict[str, Any]:
-    power = read_preset(path) if path.is_file() else {}
-    for name, value in power.items():
-        is_right = isinstance(value, str) if name == "device" else isinstance(value, (int, float)) and value > 0
-        if name not in POWER or not is_right:
-            raise InputError(f"{path}: {name} is {value!r}; give device, a text, watts and grams_co2_per_kwh, above 0")
-    return power
+def _read_facts(path: Path) -> dict[str, Any]:
+    facts = read_preset(path) if path.is_file() else {}
+    for name, value in facts.items():
+        is_number = name in NUMBERS and isinstance(value, (int, float)) and value > 0
+        if not is_number and not (name in TEXTS and isinstance(value, str)):
+            raise InputError(
+                f"{path}: {name} is {value!r}; give {' and '.join(TEXTS)} in words, {' and '.join(NUMBERS)} above 0"
+            )
+    return facts
 
 
 def _read_last_start(run_dir: Path) -> dict[str, Any]:
