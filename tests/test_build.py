@@ -870,7 +870,7 @@ def test_a_column_that_is_not_there_is_named_before_anything_is_written(sample_f
 def test_a_corpus_of_nothing_is_refused_with_the_counts(tmp_path, lines, counts):
     source = write_lines(tmp_path / "comments.txt", lines)
     with pytest.raises(
-        InputError, match="no comment is left .*; look at the sources, or give a lower --min_chars"
+        InputError, match="no comment is left .*; look at the sources, or give another --text_column or a"
     ) as error:
         build(source, tmp_path / "out", rules="v2022")
     for reason, count in counts.items():
@@ -879,7 +879,7 @@ def test_a_corpus_of_nothing_is_refused_with_the_counts(tmp_path, lines, counts)
 
 
 def test_the_cure_for_no_comment_can_be_given_at_once(comments_dir, tmp_path):
-    with pytest.raises(InputError, match="no comment is left .*or give a lower --min_chars"):
+    with pytest.raises(InputError, match="no comment is left .*or a lower --min_chars"):
         build(comments_dir, tmp_path / "out", min_chars=100)
     assert build(comments_dir, tmp_path / "out", min_chars=1)["num_kept"] == 60
 
@@ -984,6 +984,13 @@ def test_a_damaged_file_stops_the_build_unless_its_good_rows_are_wanted(cut_file
     assert [row["text"] for row in read_rows(tmp_path / "out")][40:-20] == readable[:num_good]
     assert manifest["num_kept"] == manifest["num_read"] == 60 + num_good
     assert describe_corpus(manifest).endswith(damage)
+
+
+def test_blank_lines_are_named_as_such(tmp_path):
+    (tmp_path / "a.jsonl").write_text('\n{"text": "아무 문제도 없는 댓글"}\n  \n', "utf-8")
+    (tmp_path / "b.csv").write_text("text,thread\n\n아무 문제도 없는 다른 댓글,1\n", "utf-8")
+    manifest = build(tmp_path, tmp_path / "out")
+    assert (manifest["num_kept"], manifest["dropped"]) == (2, {"blank line": 3})
 
 
 @pytest.mark.parametrize("rules", RULE_SETS)

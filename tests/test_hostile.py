@@ -175,7 +175,7 @@ def test_hostile_texts_together_are_cleaned_as_each_alone(tmp_path, rules):
 LONG_ID = "길" * 100_000
 ROWS: dict[str, tuple[str | bytes, str | None]] = {
     "cut JSON": ('{"text": "끊긴 댓글', "invalid JSON"),
-    "empty line": ("", "invalid JSON"),
+    "empty line": ("", "blank line"),
     "array": ('["text", "배열인 댓글"]', "invalid JSON"),
     "text alone": ('"문자열뿐인 댓글"', "invalid JSON"),
     "number alone": ("12345678901", "invalid JSON"),

@@ -333,6 +333,14 @@ def test_bars_are_the_mean_f1_of_a_class_over_the_seeds(tmp_path, monkeypatch):
     assert [label.get_text() for label in kept[0].get_yticklabels()] == ["0 (2)", "1 (1)"]
 
 
+def test_one_seed_has_no_deviation(tmp_path, monkeypatch):
+    kept = axes_of(monkeypatch)
+    (group,) = read_groups(write_results(tmp_path, make_runs([15])))
+    assert draw_classes(group, tmp_path / "a.png").caption.endswith("; one seed.")
+    assert not kept[0].collections  # lines from mean - deviation to mean + deviation
+    assert draw_confusions(group, tmp_path / "a.png").caption.endswith(", of one seed.")
+
+
 def test_curves_are_a_line_a_seed_with_a_dot_at_the_chosen_step(tmp_path, monkeypatch):
     kept = axes_of(monkeypatch)
     runs = make_runs([15, 16])

@@ -406,6 +406,13 @@ def test_the_same_settings_again_leave_the_directory_as_it_is(corpus_dir, tmp_pa
     assert again(TEXTS)["input_ids"] == first(TEXTS)["input_ids"]
 
 
+def test_half_a_surrogate_pair_in_text_that_is_not_cleaned_costs_no_tokenizer(tmp_path):
+    source = tmp_path / "comments.jsonl"
+    source.write_text("\n".join(json.dumps({"text": text}) for text in [*TEXTS, "반쪽 \ud83d 이모지"]))
+    tokenizer = train_tokenizer(source, vocab_size=1300, rules="none", min_chars=0)
+    assert tokenizer.unk_token_id not in tokenizer("반쪽 ? 이모지")["input_ids"]
+
+
 @pytest.mark.parametrize(
     "options, expected",
     [

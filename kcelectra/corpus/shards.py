@@ -223,7 +223,7 @@ def drop_duplicates(work_dir: str, index: int = 0) -> dict[str, Any]:
     if not shards:
         counts = sum((Counter(part["counts"]) for part in parts), Counter(dropped))
         listed = ", ".join(f"{reason}: {count}" for reason, count in counts.items() if count)
-        cure = "look at the sources, or give a lower --min_chars"
+        cure = "look at the sources, or give another --text_column or a lower --min_chars"
         if counts["invalid UTF-8"]:
             cure = "convert files of another encoding, such as `iconv -f CP949 -t UTF-8`"
         shutil.rmtree(work_dir)  # which holds the output directory for the plan that the cure changes

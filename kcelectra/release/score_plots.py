@@ -97,7 +97,8 @@ def draw_confusions(group: Group, path: Path) -> Picture | None:
     axes.set_xticks(range(len(counts)), names.texts, fontproperties=names.font)
     axes.set_yticks(range(len(counts)), names.texts, fontproperties=names.font)
     axes.set(xlabel="predicted", ylabel="gold")
-    return _save(figure, path, f"Shares of a gold class, and counts, {len(runs)} seeds together.", names)
+    seeds = "of one seed" if len(runs) == 1 else f"{len(runs)} seeds together"
+    return _save(figure, path, f"Shares of a gold class, and counts, {seeds}.", names)
 
 
 def draw_classes(group: Group, path: Path) -> Picture | None:
@@ -110,7 +111,8 @@ def draw_classes(group: Group, path: Path) -> Picture | None:
     f1 = 100 * np.array([[one.get(name, (0.0, 0))[0] for name in classes] for one in scored])
     num_gold = [max(one[name][1] for one in scored if name in one) for name in classes]
     figure, axes = _make_axes(6.4, 1.2 + 0.3 * len(classes))
-    means, deviations = f1.mean(axis=0), f1.std(axis=0, ddof=len(f1) > 1)
+    is_one = len(scored) == 1
+    means, deviations = f1.mean(axis=0), None if is_one else f1.std(axis=0, ddof=1)
     axes.barh(range(len(classes)), means, xerr=deviations, ecolor="0.4")
     for place, mean in enumerate(means):
         axes.text(1.02, place, f"{mean:.1f}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
@@ -118,7 +120,8 @@ def draw_classes(group: Group, path: Path) -> Picture | None:
     axes.set_yticks(range(len(classes)), texts, fontproperties=names.font)
     axes.invert_yaxis()
     axes.set(xlabel="F1, %", xlim=(0, 100))
-    caption = f"F1 of each class, and in brackets how many are gold; mean and deviation of {len(scored)} seeds."
+    seeds = "one seed" if is_one else f"mean and deviation of {len(scored)} seeds"
+    caption = f"F1 of each class, and in brackets how many are gold; {seeds}."
     return _save(figure, path, caption, names)
 
 
