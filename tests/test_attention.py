@@ -63,7 +63,12 @@ def assert_back_ends_agree(actual, expected, *, rel=1e-6):
 
 @COMPILES
 @pytest.mark.parametrize(
-    ("attention", "is_bfloat16"), [("sdpa", False), ("flex_attention", False), ("flex_attention", True)]
+    ("attention", "is_bfloat16"),
+    [
+        ("sdpa", False),
+        ("flex_attention", False),
+        pytest.param("flex_attention", True, marks=pytest.mark.slow),
+    ],
 )
 def test_a_compiled_step_on_packed_rows_has_the_losses_and_gradients_of_eager_attention(
     attention, is_bfloat16, tokenizer, batch, monkeypatch

@@ -1031,7 +1031,9 @@ def test_the_command_of_own_data_has_all_that_split_and_numbered_it(tmp_path, ha
 def test_hostile_text_is_text_and_nothing_else(write_card, run_dir, trained, tmp_path, full):
     markdown = pytest.importorskip("markdown_it", reason="renders the card")
     edit(run_dir / "run.yaml", **{"dataset": HOSTILE, "size": HOSTILE, HOSTILE: [HOSTILE]})
-    (run_dir / "facts.yaml").write_text(yaml.safe_dump({"device": HOSTILE, "text": HOSTILE, "watts": 9, "grams_co2_per_kwh": 9}))
+    (run_dir / "facts.yaml").write_text(
+        yaml.safe_dump({"device": HOSTILE, "text": HOSTILE, "watts": 9, "grams_co2_per_kwh": 9})
+    )
     facts = {"dropped": {HOSTILE: 1}, "rules": {HOSTILE: HOSTILE}, "changed_by_rule": {HOSTILE: 1}}
     settings = {"rules": HOSTILE, "min_chars": 1, "dedup": "none", "pii": "count"}
     write_corpus(tmp_path / "corpus", **facts, personal_data={HOSTILE: 1}, settings=settings)

@@ -114,7 +114,7 @@ def test_another_run_in_the_same_directory_is_refused_with_the_cure(first_run, m
     assert "learning_rate: 0.001 there, 0.0005 now" in error and "give another --output_dir" in error
 
 
-@pytest.mark.parametrize("half", ["discriminator", "generator"])
+@pytest.mark.parametrize("half", ["discriminator", pytest.param("generator", marks=pytest.mark.slow)])
 def test_a_probe_adds_the_score_of_a_checkpoint(first_run, tmp_path, monkeypatch, capsys, caplog, half):
     """In a process of its own, which must not take itself for one of several that train together."""
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -200,7 +200,7 @@ def wait_for_steps(run_dir, num_steps, child):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_a_run_that_is_told_to_stop_saves_exits_with_143_and_goes_on(undisturbed, tokenizer, tmp_path, number):
     source, straight = undisturbed
     child = fork(partial(train, source, tokenizer, tmp_path), tmp_path / "log.txt")

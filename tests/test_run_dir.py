@@ -1,14 +1,13 @@
 """A run's directory is one run's, and its tokenizer is trained once."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 import yaml
 
 from kcelectra.arguments import given_settings, parse_args
@@ -17,7 +16,7 @@ from kcelectra.corpus.workers import num_cores
 from kcelectra.errors import InputError
 from kcelectra.manifest import MANIFEST, verify_manifest, write_manifest
 from kcelectra.pretraining.checkpoints import find_last_checkpoint, write_checkpoint
-from kcelectra.pretraining.run import LOCK_SECONDS, SETTINGS_FILE, claim_run_dir, lock_run_dir
+from kcelectra.pretraining.run import LOCK_SECONDS, SETTINGS_FILE, claim_run_dir, lock_run_dir, prepare_cpu
 from kcelectra.pretraining.run_arguments import DataArguments, ModelArguments
 from kcelectra.pretraining.run_data import TOKENIZER_DIR, open_source, prepare_tokenizer
 from kcelectra.pretraining.training_arguments import PretrainingArguments
@@ -314,10 +313,17 @@ def test_a_built_corpus_is_not_cleaned_again(tmp_path):
 
 
 @pytest.mark.parametrize(("launcher", "num_threads"), [({}, 1), ({"ACCELERATE_MIXED_PRECISION": "no"}, num_cores())])
-def test_the_one_thread_of_the_launcher_becomes_all_and_that_of_the_user_stays(launcher, num_threads):
-    code = "import torch; from kcelectra.pretraining.run import prepare_cpu; prepare_cpu()"
-    code += "; print(torch.get_num_threads())"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
-    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **launcher}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
-    assert int(done.stdout) == num_threads
+def test_the_one_thread_of_the_launcher_becomes_all_and_that_of_the_user_stays(launcher, num_threads, monkeypatch):
+    for name in ("ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"OMP_NUM_THREADS": "1", **launcher}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.setattr("ctypes.CDLL", Mock())  # the allocator of this process stays as it is
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        prepare_cpu()
+        assert torch.get_num_threads() == num_threads
+    finally:
+        torch.set_num_threads(before)
