@@ -393,7 +393,7 @@ def test_only_so_many_rows_are_named_and_all_are_counted(tmp_path, caplog):
 
 NO_COMMENTS = [
     ('{"text": "cut', "invalid JSON"),
-    ("", "invalid JSON"),
+    ("", "blank line"),
     ('["text"]', "invalid JSON"),
     ('"text"', "invalid JSON"),
     ("null", "invalid JSON"),
