@@ -5,6 +5,7 @@ import json
 import time
 import tracemalloc
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -351,13 +352,13 @@ def test_a_comma_means_nothing_in_tsv_and_a_tab_nothing_in_csv(tmp_path):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_a_row_with_too_many_or_too_few_fields_costs_itself_and_is_named(tmp_path, caplog, suffix):
     mark = "," if suffix == ".csv" else "\t"
-    lines = ["text,n", "하나,1", "너무,많은,칸", "둘,2", "하나뿐", "셋,3"]
+    lines = ["text,n", "하나,1", "너무,많은,칸", "둘,2", "하나뿐", "", "셋,3"]
     source = write(tmp_path / f"a{suffix}", "\n".join(lines).replace(",", mark))
     comments, reader = read(source)
     assert [comment.text for comment in comments] == ["하나", "둘", "셋"]
-    assert reader.counts == {"comments": 3, "not as many fields as the header": 2}
-    reason = "not as many fields as the header; the row is left out"
-    assert warnings_of(caplog) == [f"{source}, row {number}: {reason}" for number in (2, 4)]
+    reasons = {2: "not as many fields as the header", 4: "not as many fields as the header", 5: "blank line"}
+    assert reader.counts == {"comments": 3, **Counter(reasons.values())}
+    assert warnings_of(caplog) == [f"{source}, row {row}: {why}; the row is left out" for row, why in reasons.items()]
 
 
 GOOD_LINES = [f"{i},댓글 {i}" for i in range(3 * MAX_QUOTED_LINES)]

@@ -675,7 +675,8 @@ def test_where_no_one_says_so_the_record_of_the_run_names_device_and_precision(w
     assert "Trained on 2 x H100. The power" in card and "| precision | bfloat16 | default |" in card
     (run_dir / "facts.yaml").write_text("device: two of them\ntext: Reviews of films.\n")
     card = write_card(run_dir)["README.md"].read_text("utf-8")
-    assert "Trained on two of them. The power" in card and "## Training text\n\nReviews of films.\n\n" in card
+    assert "Trained on two of them. The power" in card
+    assert "## Training text\n\n**What it is.** Reviews of films.\n\n" in card
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,14 @@ def test_corpus_shorter_than_one_row_is_an_input_error_that_names_the_cure(tmp_p
         list(make_stream(path, tokenizer, max_length=512))
 
 
+def test_half_a_surrogate_pair_in_text_that_is_not_cleaned_costs_no_row(tokenizer, tmp_path):
+    path, rows = tmp_path / "comments.jsonl", []
+    for half in ("\ud83d", "?"):
+        path.write_text(f"{json.dumps({'text': f'반쪽 {half} 이모지가 있는 댓글'})}\n" * 30)
+        rows.append([[*row["input_ids"]] for row in make_stream(path, tokenizer, rules="none")])
+    assert rows[0] == rows[1] != []
+
+
 def test_one_worker_gives_the_same_rows(rows, sample_file, tokenizer):
     loader = DataLoader(make_stream(sample_file, tokenizer), batch_size=None, num_workers=1)
     assert as_pairs(loader) == as_pairs(rows)

@@ -204,6 +204,15 @@ def shorten_units(text: str) -> str:
     return _UNIT.sub(r"\1\1", text)
 
 
+def replace_surrogates(text: str) -> str:
+    r"""Replace each half of a surrogate pair, which no file can hold and no tokenizer reads, by a question mark.
+
+    >>> replace_surrogates("반쪽 \ud83d 이모지")
+    '반쪽 ? 이모지'
+    """
+    return text.encode(errors="replace").decode()
+
+
 def _unescape(match: re.Match[str]) -> str:
     """Return the character of an entity; `html.unescape` alone would take `&not` out of `&notice;`."""
     is_known = match[0][1] == "#" or match[0][1:] in html.entities.html5
@@ -238,16 +247,6 @@ _CONJOINING_JAMO = [
     for codes in (range(0x1100, 0x1113), range(0x1161, 0x1176), range(0x11A8, 0x11C3))
 ]
 _CONJOINING_JAMO[2]["\u3164"] = ""
-
-
-def replace_surrogates(text: str) -> str:
-    r"""Replace each half of a surrogate pair, which no file can hold and no tokenizer reads, by a question mark.
-
-    >>> replace_surrogates("반쪽 \ud83d 이모지")
-    '반쪽 ? 이모지'
-    """
-    return text.encode(errors="replace").decode()
-
 
 #: Released rule sets are frozen: a change is a new name.
 RULE_SETS: dict[str, tuple[Rule, ...]] = {
